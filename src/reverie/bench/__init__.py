@@ -1,0 +1,1 @@
+"""Figures of the package, measured: what `reverie bench` runs."""

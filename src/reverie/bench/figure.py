@@ -1,0 +1,158 @@
+"""What a benchmark asks and finds: figures with a unit, the figure asked for, and whether it was met."""
+
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reverie.bench.environment import commit, machine, versions
+from reverie.core.errors import ReferenceNotFound, ReverieError
+from reverie.core.events import Event, Listener, silent
+
+__all__ = ["Ask", "Figure", "Job", "Measured", "Question", "at_least", "at_most", "run_bench"]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A bound on a figure; both ends belong to it."""
+
+    bound: float
+    upper: bool
+
+    def holds(self, value: float) -> bool:
+        """Whether a value meets it."""
+        return value <= self.bound if self.upper else value >= self.bound
+
+    def __str__(self) -> str:
+        return f"{'<=' if self.upper else '>='} {self.bound:g}"
+
+
+def at_most(bound: float) -> Ask:
+    """Lower is better, up to and including `bound`."""
+    return Ask(bound, upper=True)
+
+
+def at_least(bound: float) -> Ask:
+    """Higher is better, from `bound` on."""
+    return Ask(bound, upper=False)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One figure before it is measured.
+
+    Attributes:
+        name: What is measured; lower case and hyphens.
+        unit: Of the value: `"s"`, `"ratio"`, `"share"`, `"points"`.
+        ask: What the value should be.
+        command: What a person runs to see it.
+    """
+
+    name: str
+    unit: str
+    ask: Ask
+    command: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One figure after it was measured.
+
+    Attributes:
+        value: In the unit of its question.
+        spread: A range of it, such as the 10th and 90th percentile or a 95 % interval; None where there is one run.
+        spread_kind: What the range is.
+    """
+
+    value: float
+    spread: tuple[float, float] | None = None
+    spread_kind: str | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """Questions that one run answers.
+
+    Attributes:
+        questions: What is answered.
+        run: Measures; returns a `Measured` for each question's name.
+    """
+
+    questions: tuple[Question, ...]
+    run: Callable[[Listener], Mapping[str, Measured]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A question and its answer, or the reason why there is none."""
+
+    question: Question
+    measured: Measured | None
+    reason: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The figure as `reverie bench --json` prints it."""
+        question, measured = self.question, self.measured
+        return {
+            "name": question.name,
+            "value": None if measured is None else measured.value,
+            "unit": question.unit,
+            "ask": {"at_most" if question.ask.upper else "at_least": question.ask.bound},
+            "holds": None if measured is None else question.ask.holds(measured.value),
+            "spread": None if measured is None or measured.spread is None else list(measured.spread),
+            "spread_kind": None if measured is None else measured.spread_kind,
+            "command": question.command,
+            **({} if self.reason is None else {"reason": self.reason}),
+        }
+
+
+def run_bench(
+    name: str, jobs: Sequence[Job], *, only: Sequence[str] = (), on_event: Listener = silent
+) -> tuple[dict[str, Any], tuple[Figure, ...]]:
+    """Run the jobs of a benchmark, one after the other.
+
+    A job that cannot run, because an extra is missing or a network does not load, leaves figures without a value and
+    with the reason; the other jobs run.
+
+    Args:
+        name: The benchmark.
+        jobs: What it measures.
+        only: Names of the figures wanted; empty for all. A job runs where one of its figures is wanted.
+        on_event: Hears the stage of every job.
+
+    Returns:
+        The JSON object, and the same figures as values.
+
+    Raises:
+        ReferenceNotFound: A name in `only` is no figure of this benchmark.
+    """
+    known = [question.name for job in jobs for question in job.questions]
+    for wanted in only:
+        if wanted not in known:
+            raise ReferenceNotFound(f"{name} has no figure {wanted!r}; it has {', '.join(known)}")
+    facts = machine()
+    figures: list[Figure] = []
+    for index, job in enumerate(jobs):
+        asked = [question for question in job.questions if not only or question.name in only]
+        on_event(Event(f"bench {name}", index, len(jobs)))
+        if asked:
+            figures += _answer(job, asked, on_event)
+        else:
+            figures += [Figure(question, None, "not asked for in this run") for question in job.questions]
+    on_event(Event(f"bench {name}", len(jobs), len(jobs)))
+    value = {
+        "bench": name,
+        "commit": commit(),
+        "machine": facts,
+        "versions": versions(),
+        "figures": [figure.to_json() for figure in figures],
+    }
+    return value, tuple(figures)
+
+
+def _answer(job: Job, asked: Sequence[Question], on_event: Listener) -> list[Figure]:
+    try:
+        measured = job.run(on_event)
+    except (ReverieError, ImportError, OSError, subprocess.SubprocessError) as error:
+        return [Figure(question, None, f"{type(error).__name__}: {error}") for question in asked]
+    return [Figure(question, measured[question.name]) for question in asked]

@@ -1,0 +1,164 @@
+"""Edits of a network's structure, as data, and the record that replays them.
+
+An edit says what changes, not how it was found: which slices of which tensors stay, which attributes follow, which
+modules are bypassed. A record is a tuple of edits; records join by `+`; replaying one on a fresh model of the same
+architecture gives the edited network, so a saved network is its weights, a JSON file, and nothing that runs code.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reverie.core.errors import CorruptFile, ReferenceNotFound, ShapeError
+
+__all__ = ["Bypass", "Edit", "Keep", "Record", "replay"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Keep some slices of tensors, and set the attributes that say their sizes.
+
+    Attributes:
+        slices: Tensor name -> dimension -> indices kept, in the order of the result.
+        attributes: "module.attribute" -> its new integer, such as `"conv1.out_channels"`.
+    """
+
+    slices: Mapping[str, Mapping[int, tuple[int, ...]]]
+    attributes: Mapping[str, int] = field(default_factory=dict)
+
+    def apply(self, model: nn.Module) -> None:
+        """Cut the tensors of `model` in place."""
+        for name, by_dim in self.slices.items():
+            owner, _, leaf = name.rpartition(".")
+            module = _module(model, owner)
+            tensor = getattr(module, leaf, None)
+            if not isinstance(tensor, Tensor):
+                raise ReferenceNotFound(f"the record cuts {name}, but {type(module).__name__} holds no such tensor")
+            is_parameter, needs_gradient = isinstance(tensor, nn.Parameter), tensor.requires_grad
+            with torch.no_grad():
+                for dim, indices in by_dim.items():
+                    size = tensor.shape[dim] if 0 <= dim < tensor.ndim else 0
+                    outside = [index for index in indices if not 0 <= index < size]
+                    if outside:
+                        raise ShapeError(
+                            f"the record keeps index {outside[0]} of {name} dimension {dim}, which has {size}; "
+                            "the record belongs to another network"
+                        )
+                    tensor = tensor.index_select(dim, torch.tensor(indices, dtype=torch.int64, device=tensor.device))
+                tensor = tensor.contiguous()
+            setattr(module, leaf, nn.Parameter(tensor, requires_grad=needs_gradient) if is_parameter else tensor)
+        for path, value in self.attributes.items():
+            owner, _, leaf = path.rpartition(".")
+            module = _module(model, owner)
+            if not hasattr(module, leaf):
+                raise ReferenceNotFound(f"the record sets {path}, but {type(module).__name__} has no {leaf}")
+            setattr(module, leaf, value)
+
+
+@dataclass(frozen=True)
+class Bypass:
+    """Replace modules by the identity: residual blocks that only pass their input on.
+
+    Attributes:
+        modules: Qualified names.
+    """
+
+    modules: tuple[str, ...]
+
+    def apply(self, model: nn.Module) -> None:
+        """Replace the modules of `model` in place."""
+        for name in self.modules:
+            owner, _, leaf = name.rpartition(".")
+            if not name or _module(model, name) is model:
+                raise ReferenceNotFound(f"the record bypasses all of {type(model).__name__}; only parts of it may go")
+            setattr(_module(model, owner), leaf, nn.Identity())
+
+
+Edit = Keep | Bypass
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was done to a network, in order.
+
+    Records compose: `(a + b) + c == a + (b + c)`, and `Record()` changes nothing.
+    """
+
+    edits: tuple[Edit, ...] = ()
+
+    def __add__(self, later: "Record") -> "Record":
+        return Record(self.edits + later.edits)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that `from_json` reads back."""
+        return {"format": FORMAT, "edits": [_edit_to_json(edit) for edit in self.edits]}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Record":
+        """Read what `to_json` wrote.
+
+        Raises:
+            CorruptFile: The value is no record, or of a later format.
+        """
+        if not isinstance(value, Mapping) or value.get("format") != FORMAT:
+            found = repr(value.get("format")) if isinstance(value, Mapping) else f"none, being a {type(value).__name__}"
+            raise CorruptFile(f"the record has format {found}; this version reads format {FORMAT}")
+        try:
+            return Record(tuple(_edit_from_json(edit) for edit in value["edits"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptFile(f"the record is damaged ({type(error).__name__}: {error})") from error
+
+
+def replay(record: Record, model: nn.Module) -> nn.Module:
+    """Apply a record to a copy of a model; the argument is untouched.
+
+    Args:
+        record: What was done.
+        model: A model of the architecture that the record began with.
+
+    Raises:
+        ReferenceNotFound: The record names a tensor, module or attribute that the model lacks.
+        ShapeError: The record keeps indices that the model's tensors do not have.
+
+    Example:
+        >>> layer = nn.Linear(3, 2)
+        >>> cut = replay(Record((Keep({"weight": {1: (0, 2)}}, {"in_features": 2}),)), layer)
+        >>> cut.weight.shape, layer.weight.shape
+        (torch.Size([2, 2]), torch.Size([2, 3]))
+    """
+    edited = copy.deepcopy(model)
+    for edit in record.edits:
+        edit.apply(edited)
+    return edited
+
+
+def _module(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        raise ReferenceNotFound(f"the record names module {name!r}, which {type(model).__name__} lacks") from error
+
+
+def _edit_to_json(edit: Edit) -> dict[str, Any]:
+    if isinstance(edit, Bypass):
+        return {"kind": "bypass", "modules": list(edit.modules)}
+    slices = {name: {str(dim): list(kept) for dim, kept in dims.items()} for name, dims in edit.slices.items()}
+    return {"kind": "keep", "slices": slices, "attributes": dict(edit.attributes)}
+
+
+def _edit_from_json(value: Mapping[str, Any]) -> Edit:
+    if value["kind"] == "bypass":
+        return Bypass(tuple(str(name) for name in value["modules"]))
+    if value["kind"] != "keep":
+        raise ValueError(f"unknown edit {value['kind']!r}")
+    slices = {
+        name: {int(dim): tuple(int(index) for index in kept) for dim, kept in dims.items()}
+        for name, dims in value["slices"].items()
+    }
+    return Keep(slices, {str(path): int(size) for path, size in value["attributes"].items()})

@@ -1,0 +1,80 @@
+"""The views of an image that student and teacher are both shown.
+
+A small bank goes a long way when each image is seen in many ways, and when the teacher answers for the very view that
+the student sees: nothing is assumed about what a shift, a flip or a blend leaves unchanged.
+
+Cost: a gather and a blend per batch. Source: Beyer et al., 2022, arXiv:2106.05237, section 3.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reverie.core.errors import RangeError
+
+__all__ = ["Views"]
+
+
+@dataclass(frozen=True)
+class Views:
+    """How a batch of images is varied before both networks see it; all parts off is the images themselves.
+
+    Attributes:
+        flip: Mirror each image left to right with probability 1/2.
+        shift_pixels: Shift each image by up to so many pixels each way, the border reflected; at least 0.
+        blend_share: Share of the images, in [0, 1], that are blended with another image of the batch, by a weight
+            drawn evenly from [0, 1].
+
+    Raises:
+        RangeError: A negative shift, or a share outside [0, 1].
+
+    Example:
+        >>> images = torch.arange(4.0).reshape(2, 1, 1, 2)
+        >>> Views(flip=False, shift_pixels=0, blend_share=0.0).draw(images, torch.Generator()) is images
+        True
+    """
+
+    flip: bool = True
+    shift_pixels: int = 2
+    blend_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.shift_pixels < 0 or not 0 <= self.blend_share <= 1:
+            raise RangeError(
+                f"views need shift_pixels >= 0 and blend_share in [0, 1], got {self.shift_pixels} and {self.blend_share}"
+            )
+
+    def draw(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """One view of each image.
+
+        Shapes: (n, c, h, w) -> the same.
+
+        Args:
+            images: In [0, 1]; the view stays in that range.
+            rng: Where the choices come from, a generator of the CPU.
+        """
+        if self.flip or self.shift_pixels:
+            images = self._moved(images, rng)
+        return self._blended(images, rng) if self.blend_share else images
+
+    def _moved(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        n, c, h, w = images.shape
+        reach = min(self.shift_pixels, h - 1, w - 1)
+        top, left = torch.randint(0, 2 * reach + 1, (2, n), generator=rng)
+        rows = top[:, None] + torch.arange(h)
+        columns = left[:, None] + torch.arange(w)
+        if self.flip:
+            columns = torch.where(torch.rand(n, 1, generator=rng) < 0.5, columns.flip(1), columns)
+        padded = F.pad(images, (reach,) * 4, mode="reflect") if reach else images
+        which = torch.arange(n)[:, None, None, None], torch.arange(c)[None, :, None, None]
+        return padded[*which, rows[:, None, :, None], columns[:, None, None, :]]
+
+    def _blended(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        n = len(images)
+        other = torch.randperm(n, generator=rng)
+        weight = torch.rand(n, generator=rng)
+        weight = torch.where(torch.rand(n, generator=rng) < self.blend_share, weight, 1.0)
+        weight = weight.view(-1, *[1] * (images.ndim - 1)).to(images.device)
+        return torch.lerp(images[other], images, weight)
