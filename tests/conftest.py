@@ -2,11 +2,19 @@
 
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
 import torch
 from torch import nn
 
 from reverie.core.events import Event
+
+# The same examples on every machine and in every run; no deadline, since a busy machine is not a wrong answer.
+hypothesis.settings.register_profile("reverie", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("reverie")
+
+# Tiny networks gain nothing from threads, and lose much where several test processes share the cores.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

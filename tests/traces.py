@@ -29,8 +29,15 @@ def model_trace(model: nn.Module) -> dict[str, Any]:
         hooks = {key: list(value) for key, value in vars(module).items() if "hooks" in key and value}
         trace[f"hooks of {name}"] = hooks
     for name, parameter in model.named_parameters():
-        trace[f"parameter {name}"] = (id(parameter), parameter.requires_grad, tensor_bytes(parameter), parameter.stride())
-        trace[f"gradient of {name}"] = None if parameter.grad is None else (id(parameter.grad), tensor_bytes(parameter.grad))
+        trace[f"parameter {name}"] = (
+            id(parameter),
+            parameter.requires_grad,
+            tensor_bytes(parameter),
+            parameter.stride(),
+        )
+        trace[f"gradient of {name}"] = (
+            None if parameter.grad is None else (id(parameter.grad), tensor_bytes(parameter.grad))
+        )
         trace[f"tensor hooks of {name}"] = bool(parameter._backward_hooks)
     for name, buffer in model.named_buffers():
         trace[f"buffer {name}"] = (id(buffer), tensor_bytes(buffer), buffer.stride())
@@ -62,7 +69,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
-def fingerprint(value: Any) -> Any:  # noqa: ANN401  any result
+def fingerprint(value: Any) -> Any:
     """A value that is equal for equal results, bit for bit, and that pytest can show the difference of."""
     if isinstance(value, Tensor):
         return tensor_bytes(value)

@@ -45,7 +45,7 @@ class Recipe:
 
 
 FASHION_VGG = {"stages": [[32, 32], [64, 64], [96, 96]], "in_channels": 1}
-CIFAR_VGG = {"stages": [[32, 64], [96, 96], [128, 128, 128]], "in_channels": 3}
+CIFAR_VGG = {"stages": [[32, 48], [64, 64], [128, 128, 128]], "in_channels": 3}
 RECIPES = {
     "fashion-resnet20": Recipe("fashion-mnist", "CifarResNet", {"widths": [32, 48, 64], "in_channels": 1}, 16, 0.2, (20, 24, 28, 28), shift_pixels=2, erase_pixels=8),
     "fashion-vgg": Recipe("fashion-mnist", "CifarVGG", FASHION_VGG, 14, 0.1, (20, 24, 28, 28), shift_pixels=2, erase_pixels=8, seed=1),

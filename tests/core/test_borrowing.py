@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 import torch
 from torch import Tensor, nn
-from traces import changes, model_trace
 
 from reverie.core.errors import ReferenceNotFound, ShapeError
 from reverie.core.modes import frozen
 from reverie.core.tap import select_layers, tap
+from traces import changes, model_trace
 
 BORROW: dict[str, Callable[[nn.Module], AbstractContextManager[object]]] = {
     "frozen": frozen,
@@ -122,7 +122,10 @@ def test_tap_reads_layers_called_by_keyword() -> None:
 
 def test_a_layer_without_input_is_named() -> None:
     model = nn.ModuleDict({"source": Constant()})
-    with pytest.raises(ShapeError, match="input of layer source: it was given no tensor but nothing"), tap(model, Constant):
+    with (
+        pytest.raises(ShapeError, match="input of layer source: it was given no tensor but nothing"),
+        tap(model, Constant),
+    ):
         model["source"]()
 
 

@@ -13,8 +13,8 @@ places = st.tuples(st.integers(0, 2**40), st.lists(st.text(max_size=4) | st.inte
 
 
 def test_a_seed_is_what_it_was() -> None:
-    # Recomputed by hand: the first 8 bytes of SHA-256 of "(7, 'dream', 'batch', 3)", halved. Banks depend on it.
-    assert derive_seed(7, "dream", "batch", 3) == 3103684036006066766
+    # By hashlib alone: the first 8 bytes of SHA-256 of "(7, 'dream', 'batch', 3)", halved. Banks depend on it.
+    assert derive_seed(7, "dream", "batch", 3) == 5791074559013842083
 
 
 @given(places, places)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reverie.bench.environment import commit, machine, versions
+from reverie.core.environment import environment
 from reverie.core.errors import ReferenceNotFound, ReverieError
 from reverie.core.events import Event, Listener, silent
 
@@ -130,7 +130,7 @@ def run_bench(
     for wanted in only:
         if wanted not in known:
             raise ReferenceNotFound(f"{name} has no figure {wanted!r}; it has {', '.join(known)}")
-    facts = machine()
+    facts = environment()
     figures: list[Figure] = []
     for index, job in enumerate(jobs):
         asked = [question for question in job.questions if not only or question.name in only]
@@ -140,14 +140,7 @@ def run_bench(
         else:
             figures += [Figure(question, None, "not asked for in this run") for question in job.questions]
     on_event(Event(f"bench {name}", len(jobs), len(jobs)))
-    value = {
-        "bench": name,
-        "commit": commit(),
-        "machine": facts,
-        "versions": versions(),
-        "figures": [figure.to_json() for figure in figures],
-    }
-    return value, tuple(figures)
+    return {"bench": name, **facts, "figures": [figure.to_json() for figure in figures]}, tuple(figures)
 
 
 def _answer(job: Job, asked: Sequence[Question], on_event: Listener) -> list[Figure]:

@@ -31,9 +31,7 @@ def help_seconds(on_event: Listener, *, rounds: int = 15) -> Measured:
     return _median(_wall_seconds({"help": HELP}, rounds=rounds, on_event=on_event)["help"])
 
 
-def _wall_seconds(
-    commands: Mapping[str, Sequence[str]], *, rounds: int, on_event: Listener
-) -> dict[str, list[float]]:
+def _wall_seconds(commands: Mapping[str, Sequence[str]], *, rounds: int, on_event: Listener) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     # The first round fills the file cache and is not counted.
     for turn in range(rounds + 1):

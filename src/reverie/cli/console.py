@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from reverie.core.errors import NoEffect
 from reverie.core.events import Event, Listener
 from reverie.report.text import printable, seconds_text
 
@@ -56,7 +57,7 @@ def quieted(*, debug: bool) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("always", module=r"reverie\.")
+            warnings.simplefilter("always", NoEffect)
             warnings.showwarning = _show_warning
             yield
     finally:

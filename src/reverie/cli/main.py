@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from cyclopts import App
 
@@ -24,17 +24,25 @@ from reverie.cli.failures import describe
 
 __all__ = ["app", "main"]
 
+
+def _version() -> str:
+    try:
+        return version("reverie")
+    except PackageNotFoundError:
+        return "unknown: not installed, run from its source"
+
+
 app = App(
     name="reverie",
     help="Make a trained network small and fast on this machine, without its training data.",
-    version=lambda: version("reverie"),
+    version=_version,
     help_format="plaintext",
     print_error=False,
     exit_on_error=False,
     result_action="return_value",
 )
-for verb in verbs.ALL:
-    app.command(verb)
+for position, verb in enumerate(verbs.ALL):
+    app.command(verb, sort_key=position)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -99,6 +99,8 @@ def meet_budget(
     if not met:
         lowest = min(attempt.measured for attempt in history)
         raise BudgetInfeasible(
-            f"the cheapest network reached measures {lowest:.4g}, above the budget of {budget:.4g}", cheapest=lowest
+            f"the cheapest network reached measures {lowest:.4g}, above the budget of {budget:.4g}",
+            cheapest=lowest,
+            budget="latency",
         )
     return max(met, key=lambda attempt: attempt.predicted), tuple(history)

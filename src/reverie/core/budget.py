@@ -6,9 +6,10 @@ from typing import Literal
 
 from reverie.core.errors import RangeError
 
-__all__ = ["Budget", "Quantity"]
+__all__ = ["QUANTITIES", "Budget", "Quantity"]
 
 Quantity = Literal["latency", "size", "macs"]
+QUANTITIES: tuple[Quantity, ...] = ("latency", "size", "macs")
 
 # The base units are milliseconds, bytes and multiply-accumulate operations.
 UNITS: dict[Quantity, dict[str, float]] = {

@@ -70,11 +70,13 @@ class BudgetInfeasible(ReverieError, ValueError):
 
     Attributes:
         cheapest: The lowest cost that can be reached, in the unit of the budget.
+        budget: Name of the budget.
     """
 
-    def __init__(self, message: str, *, cheapest: float) -> None:
+    def __init__(self, message: str, *, cheapest: float, budget: str) -> None:
         super().__init__(message)
         self.cheapest = cheapest
+        self.budget = budget
 
 
 class FolderInUse(ReverieError, FileExistsError):
@@ -90,7 +92,7 @@ class MissingExtra(ReverieError, ImportError):
 
 
 class Diverged(ReverieError, ArithmeticError):
-    """An optimisation produced numbers that are not finite; the message names the step."""
+    """An optimization produced numbers that are not finite; the message names the step."""
 
 
 class VerificationFailed(ReverieError, RuntimeError):

@@ -42,12 +42,12 @@ def build_origin(origin: Origin) -> nn.Module:
 
 
 class ImageNetwork(nn.Module):
-    """A network that takes images in [0, 1]: normalisation first, then the body.
+    """A network that takes images in [0, 1]: normalization first, then the body.
 
     Shapes: images (n, *image_shape) in [0, 1], RGB where there are three channels -> whatever the body returns.
 
     Attributes:
-        body: The network as its author wrote it; it sees normalised images.
+        body: The network as its author wrote it; it sees normalized images.
         image_shape: (channels, height, width) the network is meant for.
         class_names: One name per logit, or empty.
         origin: How to build `body` anew, or None where that is unknown.

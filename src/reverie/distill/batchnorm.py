@@ -114,7 +114,7 @@ def _pass(network: nn.Module, layers: dict[str, _BatchNorm], source: Source, bat
 
 
 def _reader(name: str, moments: dict[str, _Moments]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def read(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def read(_: nn.Module, inputs: tuple[Any, ...]) -> None:
         values: Tensor = inputs[0]
         if name not in moments:
             zeros = torch.zeros(values.shape[1], dtype=torch.float64, device=values.device)

@@ -39,8 +39,8 @@ def soft_label_loss(student_logits: Tensor, teacher_logits: Tensor, *, temperatu
     """
     if student_logits.shape != teacher_logits.shape or student_logits.ndim != 2:
         raise ShapeError(
-            f"soft labels need logits (n, classes) of one shape, the student gave {tuple(student_logits.shape)} and the "
-            f"teacher {tuple(teacher_logits.shape)}. Give the student a last layer with the teacher's classes."
+            f"soft labels need logits (n, classes) of one shape, the student gave {tuple(student_logits.shape)} and "
+            f"the teacher {tuple(teacher_logits.shape)}. Give the student a last layer with the teacher's classes."
         )
     if not temperature > 0:
         raise RangeError(f"the temperature divides the logits and must be above 0, got {temperature}")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reverie.core.errors import RangeError
+from reverie.core.errors import RangeError, ShapeError
 
 __all__ = ["Views"]
 
@@ -43,7 +43,8 @@ class Views:
     def __post_init__(self) -> None:
         if self.shift_pixels < 0 or not 0 <= self.blend_share <= 1:
             raise RangeError(
-                f"views need shift_pixels >= 0 and blend_share in [0, 1], got {self.shift_pixels} and {self.blend_share}"
+                f"views need shift_pixels >= 0 and blend_share in [0, 1], "
+                f"got {self.shift_pixels} and {self.blend_share}"
             )
 
     def draw(self, images: Tensor, rng: torch.Generator) -> Tensor:
@@ -54,7 +55,12 @@ class Views:
         Args:
             images: In [0, 1]; the view stays in that range.
             rng: Where the choices come from, a generator of the CPU.
+
+        Raises:
+            ShapeError: The images are not (n, c, h, w).
         """
+        if images.ndim != 4:
+            raise ShapeError(f"views are drawn of images (n, c, h, w), got {tuple(images.shape)}")
         if self.flip or self.shift_pixels:
             images = self._moved(images, rng)
         return self._blended(images, rng) if self.blend_share else images

@@ -105,6 +105,34 @@ class BatchNormWithMoments(torch.autograd.Function):
         return dx, None, None, None, None, None
 
 
+class ClampInPlace(torch.autograd.Function):
+    """Clamp in place, keeping only the result: PyTorch's own in-place hardtanh copies its input first.
+
+    The gradient passes where the result lies strictly inside the bounds, as in `torch.nn.functional.hardtanh`.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,  # noqa: ANN401  torch's context object
+        x: Tensor,
+        low: float,
+        high: float,
+    ) -> Tensor:
+        """Clamp x to [low, high]."""
+        x.clamp_(low, high)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        ctx.bounds = (low, high)
+        return x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]  # noqa: ANN401
+        """The gradient inside the bounds, zero outside."""
+        (clamped,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, clamped, *ctx.bounds), None, None
+
+
 def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel, in float32 where x is of half precision."""
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -151,6 +179,7 @@ class _Intercept(TorchFunctionMode):
         super().__init__()
         self.names = names
         self.seen = seen
+        self.replacements = {F.batch_norm: self._batch_norm, F.hardtanh: self._hardtanh}
 
     def __torch_function__(
         self,
@@ -159,9 +188,15 @@ class _Intercept(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401  whatever the function returns
-        if func is not F.batch_norm:
-            return func(*args, **(kwargs or {}))
-        return self._batch_norm(*args, **(kwargs or {}))
+        replacement = self.replacements.get(func, func)
+        return replacement(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+        if not inplace or x.is_leaf:
+            return F.hardtanh(x, min_val, max_val, inplace)
+        clamped: Tensor = ClampInPlace.apply(x, min_val, max_val)
+        return clamped
 
     def _batch_norm(
         self,

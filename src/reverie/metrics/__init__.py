@@ -1,8 +1,8 @@
 """How well a network does, with the uncertainty of every figure."""
 
 from reverie.metrics.classify import PairedDifference, Share, accuracy, agreement, paired_difference, share
-from reverie.metrics.duplicates import duplicates
 from reverie.metrics.evaluate import Evaluation, evaluate, predict
+from reverie.metrics.repeats import duplicates
 
 __all__ = [
     "Evaluation",

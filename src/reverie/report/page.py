@@ -33,10 +33,16 @@ section { background: #fff; border: 1px solid #e2e4e9; border-radius: 10px; padd
 .tile span { display: block; color: #4a4e57; font-size: 14px; }
 table { border-collapse: collapse; width: 100%; font-size: 15px; font-variant-numeric: tabular-nums; }
 th, td { padding: 7px 12px 7px 0; text-align: right; vertical-align: top; border-bottom: 1px solid #eceef2; }
-th:first-child { text-align: left; font-weight: 600; overflow-wrap: anywhere; }
+th:first-child { text-align: left; font-weight: 600; overflow-wrap: anywhere; min-width: 15ch; }
 thead th { color: #4a4e57; font-weight: 600; border-bottom: 2px solid #d5d8df; white-space: nowrap; }
 tbody tr:last-child > * { border-bottom: 0; }
 th:last-child, td:last-child { padding-right: 0; }
+.words th, .words td { text-align: left; }
+.words th:first-child { width: 26%; }
+td small { display: block; color: #666b75; font-size: 13px; }
+section > table + p { margin-top: 14px; }
+section > p:last-child { margin-bottom: 0; }
+.beside { display: inline-block; min-width: 11ch; }
 .bar { display: inline-block; width: 120px; height: 9px; margin-right: 10px; background: #e8eaef; border-radius: 5px;
   overflow: hidden; }
 .bar i { display: block; height: 100%; background: #3b6fd4; }

@@ -13,8 +13,9 @@ from reverie.report.text import printable
 
 if TYPE_CHECKING:
     import rich.table
+    import rich.text
 
-__all__ = ["Bar", "Cell", "Table", "to_html", "to_markdown", "to_rich"]
+__all__ = ["Bar", "Cell", "Detailed", "Table", "to_html", "to_markdown", "to_rich"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,23 @@ class Bar:
         return self.text
 
 
-Cell = str | Bar
+@dataclass(frozen=True)
+class Detailed:
+    """A figure with what belongs to it, in smaller letters below it or in parentheses behind it.
+
+    Attributes:
+        text: The figure.
+        detail: Its share, its interval.
+    """
+
+    text: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.detail})"
+
+
+Cell = str | Bar | Detailed
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,7 @@ class Table:
     Attributes:
         columns: One heading per column, at least one.
         rows: Each as long as `columns`.
+        numeric: Whether cells hold figures, set to the right, or words, set to the left.
 
     Raises:
         ShapeError: A row has another length than `columns`.
@@ -50,6 +68,7 @@ class Table:
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    numeric: bool = True
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -65,9 +84,11 @@ def to_rich(table: Table) -> "rich.table.Table":
 
     shown = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(table.columns):
-        shown.add_column(Text(printable(column)), justify="right" if index else "left", overflow="fold")
+        shown.add_column(
+            Text(printable(column)), justify="right" if index and table.numeric else "left", overflow="fold"
+        )
     for row in table.rows:
-        shown.add_row(*(Text(printable(str(cell))) for cell in row))
+        shown.add_row(*map(_rich_cell, row))
     return shown
 
 
@@ -80,7 +101,7 @@ def to_markdown(table: Table) -> str:
         |---|---:|
         | size | 1 MB |
     """
-    rule = "|---|" + "---:|" * (len(table.columns) - 1)
+    rule = "|---|" + ("---:|" if table.numeric else "---|") * (len(table.columns) - 1)
     lines = [_markdown_row(table.columns), rule, *(_markdown_row(tuple(map(str, row))) for row in table.rows)]
     return "\n".join(lines) + "\n"
 
@@ -94,7 +115,16 @@ def to_html(table: Table) -> str:
     """
     head = "".join(f"<th>{_escape(column)}</th>" for column in table.columns)
     body = "".join(f"<tr>{_html_cells(row)}</tr>" for row in table.rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    opening = "<table>" if table.numeric else '<table class="words">'
+    return f"{opening}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _rich_cell(cell: Cell) -> "rich.text.Text":
+    from rich.text import Text
+
+    if not isinstance(cell, Detailed):
+        return Text(printable(str(cell)))
+    return Text.assemble(printable(cell.text), ("\n" + printable(cell.detail), "dim"))
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
@@ -110,8 +140,12 @@ def _html_cells(row: Sequence[Cell]) -> str:
 def _html_cell(cell: Cell) -> str:
     if isinstance(cell, str):
         return _escape(cell)
+    if isinstance(cell, Detailed):
+        return f"{_escape(cell.text)}<small>{_escape(cell.detail)}</small>"
     width = 100 * min(1.0, max(0.0, cell.share))
-    return f'<span class="bar"><i style="width:{width:.1f}%"></i></span>{_escape(cell.text)}'
+    return (
+        f'<span class="bar"><i style="width:{width:.1f}%"></i></span><span class="beside">{_escape(cell.text)}</span>'
+    )
 
 
 def _escape(text: str) -> str:

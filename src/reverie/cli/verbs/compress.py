@@ -1,0 +1,146 @@
+"""`reverie compress` and `reverie demo`: the main job."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from reverie.cli.answer import PLAIN, Answer, Manner
+from reverie.cli.console import progress
+from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+from reverie.core.budget import Budget, Quantity
+from reverie.core.errors import RangeError
+
+if TYPE_CHECKING:
+    from reverie.compress.result import Compressed
+
+__all__ = ["compress", "demo"]
+
+DEMO_MODEL = "zoo:fashion-resnet20"
+DEMO_TEST_SET = "zoo:fashion-mnist"
+DEMO_LATENCY = "60%"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Limits:
+    """What the compressed network may cost; at least one is needed.
+
+    Attributes:
+        latency: At most this time of one image in ONNX Runtime on this machine: 60% of the given network's, or 4ms.
+        size: At most this size of the weights: 50%, or 1MB.
+        macs: At most this many multiply-adds: 50%, or 20MMAC.
+    """
+
+    latency: str | None = None
+    size: str | None = None
+    macs: str | None = None
+
+    def check(self) -> None:
+        """Refuse budgets that cannot be read, or none, before anything is loaded.
+
+        Raises:
+            RangeError: Saying how to write one.
+        """
+        given: dict[Quantity, str | None] = {"latency": self.latency, "size": self.size, "macs": self.macs}
+        budgets = [Budget.parse(text, quantity) for quantity, text in given.items() if text is not None]
+        if not budgets:
+            raise RangeError(
+                "no budget was given, so nothing would change. Give at least one, such as --latency 60% or --size 1MB."
+            )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Effort:
+    """How much work is put in.
+
+    Attributes:
+        dreams: How many images to synthesize.
+        dream_steps: Optimization steps per dream.
+        teach_steps: Training steps of the compressed network.
+        control: Do the same from Gaussian noise, to be shown beside.
+        threads: Threads of ONNX Runtime; all cores where this is not given.
+        seed: Decides everything random.
+    """
+
+    dreams: int = 1024
+    dream_steps: int | None = None
+    teach_steps: int = 400
+    control: Annotated[bool, Parameter(negative="--no-control")] = True
+    threads: int | None = None
+    seed: int = 0
+
+
+NO_LIMITS = Limits()
+USUAL = Effort()
+
+
+def compress(
+    model: str,
+    /,
+    *,
+    out: Path,
+    limits: Limits = NO_LIMITS,
+    test_set: str | None = None,
+    source: str | None = None,
+    effort: Effort = USUAL,
+    loading: Loading = AS_STATED,
+    manner: Manner = PLAIN,
+) -> Answer:
+    """Make a trained network smaller and faster on this machine, without its training data.
+
+    Writes a run folder; the same command again goes on where it was interrupted.
+
+    Args:
+        model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
+        out: The run folder; new, empty, or of the same command.
+        limits: What the compressed network may cost.
+        test_set: Labeled images, read for the closing table only: zoo:fashion-mnist, a folder, or an .npz file.
+        source: Your own images in place of dreams: a folder or an .npz file as for --test-set.
+        effort: How much work is put in.
+        loading: How the model is read.
+        manner: How the answer is given.
+    """
+    del manner
+    limits.check()
+    network = load_network(model, loading)
+    own = None if source is None else labeled_images(source, network)
+    test = None if test_set is None else labeled_images(test_set, network)
+    from reverie.compress import compress as compressed
+
+    with progress() as on_event:
+        found = compressed(
+            network, **asdict(limits), **asdict(effort), source=own, test=test, folder=out, on_event=on_event
+        )
+    asked = {"model": model, **asdict(limits), "test set": test_set, "source": source, **asdict(effort)}
+    return _handed_over(found, out, asked)
+
+
+def demo(*, out: Path = Path("runs/demo"), manner: Manner = PLAIN) -> Answer:
+    """Compress an embedded network to 60% of its latency and test it: the whole main job in minutes.
+
+    Args:
+        out: The run folder; new, empty, or of an earlier demo, which is then finished.
+        manner: How the answer is given.
+    """
+    return compress(DEMO_MODEL, out=out, limits=Limits(latency=DEMO_LATENCY), test_set=DEMO_TEST_SET, manner=manner)
+
+
+def _handed_over(found: "Compressed", out: Path, asked: dict[str, Any]) -> Answer:
+    """Write what only the command line knows, draw the pictures, and say where everything is."""
+    from reverie.core.store import read_json, write_json
+    from reverie.report.folder import DREAMS_FILE, RUN_FILE, write_report
+    from reverie.report.picture import dream_grid, save_png
+    from reverie.report.result import result_table
+    from reverie.report.table import to_rich
+
+    run = {**read_json(out / RUN_FILE), "asked": asked}
+    write_json(out / RUN_FILE, run)
+    if found.source.name == "dreams" and found.source.labels is not None:
+        picture = dream_grid(found.source.images, found.source.labels, class_names=found.network.class_names)
+        save_png(picture, out / DREAMS_FILE)
+    written = write_report(out)
+    shown = (to_rich(result_table(run)), *found.notes, f"network: {out / 'model.onnx'}", f"report:  {written}")
+    return Answer({"folder": str(out), **run}, shown)

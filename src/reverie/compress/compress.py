@@ -1,0 +1,245 @@
+"""The main job: a trained network in, a smaller and faster one out, within a measured budget, with no data.
+
+See (dream images from the network itself), choose (rank units, measure options and latencies, solve, measure the
+solution, correct), teach (distil the network into what is left of it), hand over (an ONNX file checked against
+PyTorch, a table beside the teacher's figures and the noise control's). The control is the same pipeline fed Gaussian
+noise: what it also reaches, dreams cannot take credit for.
+
+Cost: about a quarter of the time dreams, a tenth measures latencies, the rest teaches, on each of the two routes.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from reverie.compress.hand_over import (
+    agreement_row,
+    count_network,
+    counted_rows,
+    latency_row,
+    measure_latencies,
+    tested,
+)
+from reverie.compress.latencies import measure_layers
+from reverie.compress.result import Compressed
+from reverie.compress.route import Route, Task, example_input, make_route
+from reverie.compress.run_folder import RUN_FORMAT, RunFolder, open_run
+from reverie.compress.sites import Sites, find_sites
+from reverie.core.budget import QUANTITIES, Budget, Quantity
+from reverie.core.digest import sha256_tensors
+from reverie.core.environment import environment
+from reverie.core.errors import RangeError, ReferenceNotFound
+from reverie.core.events import Event, Listener, silent
+from reverie.core.network import ImageNetwork, as_network
+from reverie.core.source import Source, noise_source
+from reverie.core.store import write_bytes, write_json
+from reverie.cost.latency import LatencyTable
+from reverie.cost.onnx import check_onnx, export_onnx
+from reverie.dream import dream
+from reverie.graph import certify, probe
+from reverie.graph.structure import Structure
+from reverie.zoo.runs import save
+
+__all__ = ["compress"]
+
+JUDGED_SHARE = 0.1
+LEAST_DREAMS = 64
+# ONNX Runtime computes channels in blocks as wide as the processor's vectors: 16 floats with AVX-512.
+WIDTH_STEP = 16
+
+
+def compress(
+    model: nn.Module,
+    *,
+    latency: Budget | str | None = None,
+    size: Budget | str | None = None,
+    macs: Budget | str | None = None,
+    folder: Path | str | None = None,
+    source: Source | None = None,
+    test: Source | None = None,
+    dreams: int = 1024,
+    dream_steps: int | None = None,
+    teach_steps: int = 400,
+    control: bool = True,
+    threads: int | None = None,
+    seed: int = 0,
+    on_event: Listener = silent,
+) -> Compressed:
+    """Make a trained network smaller and faster within budgets, without its training data.
+
+    The given network is untouched. With a folder, every stage is kept there, so the same call after a kill goes on
+    where it was; the folder ends with `model.safetensors` and `record.json` (which `reverie.load` rebuilds the network
+    from), `model.onnx`, `run.json`, `latency.json` and `bank/`.
+
+    Args:
+        model: A classifier of images; an `ImageNetwork` carries its preprocessing.
+        latency: Budget of one image's time in ONNX Runtime on this machine: `"60%"` of the teacher's, or `"4ms"`.
+        size: Budget of the weights: `"50%"` or `"1MB"`.
+        macs: Budget of multiply-adds: `"50%"` or `"20MMAC"`.
+        folder: Where to keep the run; None writes nothing.
+        source: Images to use in place of dreams; labels are not read.
+        test: Labeled images. They are only counted at the very end, and choose nothing.
+        dreams: Images to dream, at least 64, where no source is given.
+        dream_steps: Optimization steps per dream; None is the default of `reverie.dream`.
+        teach_steps: Training steps of the compressed network.
+        control: Whether the same is also done from Gaussian noise, to be shown beside.
+        threads: Threads of ONNX Runtime; None is every core that this process may use.
+        seed: Decides all random choices. Measured times are not decided by it, so plans may differ between machines.
+        on_event: Called with every step of every stage.
+
+    Raises:
+        RangeError: No budget is given, or a number is out of its range.
+        BudgetInfeasible: No plan meets a budget; says the cheapest that can be reached.
+        ShapeError: The model does not classify images, or images do not fit it.
+        StatisticsMissing: The network has no batch normalization to dream from, and no source is given.
+        FolderInUse: The folder holds another run.
+        NotWritable: The folder cannot be written.
+        VerificationFailed: The ONNX file does not compute what the network does.
+
+    Example:
+        >>> compress(nn.Flatten())
+        Traceback (most recent call last):
+        reverie.core.errors.RangeError: nothing to meet: give at least one budget, such as latency="60%"
+
+    Fails when: the network does not classify, so that there is nothing to dream; or its channels are so few that fewer
+    of them run no faster.
+    """
+    budgets = _budgets(latency=latency, size=size, macs=macs)
+    _check_counts(dreams=dreams, teach_steps=teach_steps)
+    network = as_network(model)
+    for images in (source, test):
+        if images is not None:
+            network.check_images(images.images)
+    if test is not None and test.labels is None:
+        raise ReferenceNotFound(f"the test images {test.name!r} have no labels, so accuracy cannot be measured")
+    threads = threads or _cores()
+    config: dict[str, Any] = {
+        "weights_sha256": sha256_tensors(network.state_dict()),
+        "budgets": {quantity: str(budget) for quantity, budget in budgets.items()},
+        "source": "dreams" if source is None else sha256_tensors({"images": source.images}),
+        "dreams": dreams,
+        "dream_steps": dream_steps,
+        "teach_steps": teach_steps,
+        "control": control,
+        "threads": threads,
+        "seed": seed,
+    }
+    path = None if folder is None else Path(folder)
+    with open_run(path, verb="compress", config=config) as run:
+        if source is None:
+            bank = run.timed(
+                "dreaming",
+                lambda: dream(
+                    network, count=dreams, steps=dream_steps, seed=seed, path=run.file("bank"), on_event=on_event
+                ),
+            )
+            source = bank.source()
+        rest, judged = source.split(held_out=JUDGED_SHARE, seed=seed)
+        noise = noise_source(count=len(rest), image_shape=network.image_shape, seed=seed)
+        structure, sites, table = _read(network, budgets, run, threads=threads, on_event=on_event)
+        task = Task(
+            network=network,
+            onnx=export_onnx(network),
+            structure=structure,
+            sites=sites,
+            table=table,
+            budgets=budgets,
+            counted=count_network(network),
+            run=run,
+            threads=threads,
+            teach_steps=teach_steps,
+            seed=seed,
+            on_event=on_event,
+        )
+        routes = {"compressed": make_route(rest, task)}
+        if control:
+            routes["control"] = make_route(noise, task)
+        result = _hand_over(task, routes, judged, test)
+        if run.path is not None:
+            _write(result, run.path, config)
+        return result
+
+
+def _read(
+    network: ImageNetwork, budgets: Mapping[Quantity, Budget], run: RunFolder, *, threads: int, on_event: Listener
+) -> tuple[Structure, Sites, LatencyTable | None]:
+    """What the network is made of, what could be done to it, and what that would cost."""
+    stage = "reading the network"
+    on_event(Event(stage, 0, 1))
+    example = example_input(network)
+    structure = certify(network.body, probe(network.body, example), example)
+    sites = find_sites(structure, step=WIDTH_STEP)
+    on_event(Event(stage, 1, 1))
+    if "latency" not in budgets:
+        return structure, sites, None
+    table = LatencyTable(run.file("latency.json"), threads=threads)
+    run.timed("timing", lambda: measure_layers(sites, table, on_event=on_event))
+    return structure, sites, table
+
+
+def _hand_over(task: Task, routes: Mapping[str, Route], judged: Source, test: Source | None) -> Compressed:
+    """Check the ONNX file, and measure all networks side by side."""
+    route = routes["compressed"]
+    check_onnx(route.onnx, route.network, judged.floats(slice(0, 7)))
+    models = {"teacher": task.onnx} | {name: one.onnx for name, one in routes.items()}
+    networks = {"teacher": task.network} | {name: one.network for name, one in routes.items()}
+    task.on_event(Event("measuring", 0, 1))
+    latencies = task.run.stage(
+        "measured", lambda: measure_latencies(models, task.network.image_shape, threads=task.threads)
+    )
+    task.on_event(Event("measuring", 1, 1))
+    rows = [latency_row(latencies, threads=task.threads), *counted_rows(networks), agreement_row(networks, judged)]
+    notes: tuple[str, ...] = ()
+    if test is not None:
+        started = time.monotonic()
+        row, sentences = tested(models, test, threads=task.threads, on_event=task.on_event)
+        task.run.seconds["testing"] = time.monotonic() - started
+        rows.append(row)
+        notes = tuple(sentences)
+    return Compressed(
+        network=route.network,
+        plan=route.plan,
+        record=route.record,
+        rows=tuple(rows),
+        decisions=route.decisions,
+        attempts=route.attempts,
+        source=route.source,
+        onnx=route.onnx,
+        notes=notes,
+        seconds=dict(task.run.seconds),
+    )
+
+
+def _write(result: Compressed, folder: Path, config: Mapping[str, Any]) -> None:
+    """The folder's results; `run.json` comes last and says that they are there."""
+    if result.network.origin is not None:
+        save(result.network, folder, record=result.record)
+    write_bytes(folder / "model.onnx", result.onnx)
+    head = {"format": RUN_FORMAT, "verb": "compress", "config": dict(config), "finished": True}
+    write_json(folder / "run.json", head | environment() | {"figures": result.figures()})
+
+
+def _budgets(**given: Budget | str | None) -> dict[Quantity, Budget]:
+    budgets: dict[Quantity, Budget] = {}
+    for quantity in QUANTITIES:
+        budget = given[quantity]
+        if budget is not None:
+            budgets[quantity] = Budget.parse(budget, quantity) if isinstance(budget, str) else budget
+    if not budgets:
+        raise RangeError('nothing to meet: give at least one budget, such as latency="60%"')
+    return budgets
+
+
+def _check_counts(*, dreams: int, teach_steps: int) -> None:
+    if dreams < LEAST_DREAMS:
+        raise RangeError(f"dreams must be at least {LEAST_DREAMS} to teach and to judge with, got {dreams}")
+    if teach_steps < 1:
+        raise RangeError(f"teach_steps must be at least 1, got {teach_steps}")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

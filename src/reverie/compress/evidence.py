@@ -1,0 +1,135 @@
+"""What an option does to the teacher's answers: a first-order ranking of units, and a measured change per option.
+
+Both need images and no labels, and both read a `Source`, so dreams, real images and noise are asked alike.
+
+Sources: Molchanov et al., 2019, arXiv:1906.10771, section 3 (first-order criterion); Shen et al. (HALP), 2022,
+arXiv:2110.10811, and Cai et al. (ZeroQ), 2020, arXiv:2001.00281, section 3 (divergence of one option alone).
+"""
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from reverie.core.events import Event, Listener, silent
+from reverie.core.modes import frozen
+from reverie.core.network import ImageNetwork
+from reverie.core.rng import generator
+from reverie.core.source import Source
+from reverie.distill.batchnorm import batch_norm_layers, reestimate_batch_norm
+from reverie.graph.structure import Group, Structure
+
+__all__ = ["LossChange", "loss_change", "taylor_scores"]
+
+
+def taylor_scores(
+    network: ImageNetwork,
+    structure: Structure,
+    source: Source,
+    *,
+    images: int = 256,
+    batch_size: int = 8,
+    probes: int = 2,
+    seed: int = 0,
+    on_event: Listener = silent,
+) -> dict[str, Tensor]:
+    """How much the logits would move, to first order, if one unit were taken away.
+
+    Taking unit u away zeroes the weights w_u of its consumers that read it, so the logits move by about -J_u w_u, with
+    J_u their Jacobian. The score is the mean over images of |J_u w_u|^2, with logits centered (a softmax ignores a
+    common shift). It is estimated without per-image gradients: for independent r ~ N(0, I) per image,
+    (sum_images r . J_u w_u)^2 has exactly the sum over images of |J_u w_u|^2 as its expectation.
+
+    Shapes: per free group (units,), float32.
+    Units: squared logits. Higher means keep.
+
+    Args:
+        network: The teacher; untouched.
+        structure: Of `network.body`.
+        source: Images; labels are not read.
+        images: How many of them are used at most.
+        batch_size: Images per random projection.
+        probes: Projections per batch; the relative error is about sqrt(2 * batch_size / (images * probes)).
+        seed: Decides the projections.
+        on_event: Called with the stage "ranking units".
+
+    Reference: Molchanov et al., 2019, arXiv:1906.10771, section 3.1. Differs: the criterion of the paper squares the
+    change of a labelled loss, summed over a mini-batch; this one needs no labels, does not vanish where the teacher is
+    sure, and does not depend on the batch size.
+    """
+    body = copy.deepcopy(network.body).eval().requires_grad_(False)
+    parameters = dict(body.named_parameters())
+    read = {one.tensor for group in structure.free for one in group.slices if one.role == "consume"}
+    # Buffers cannot be consumers of a convolution, but a registered rule may say so: they carry no gradient.
+    tensors = {name: parameters[name].requires_grad_(True) for name in sorted(read & parameters.keys())}
+    totals = {group.name: torch.zeros(group.units) for group in structure.free}
+    count = min(images, len(source))
+    starts = range(0, count, batch_size)
+    for index, start in enumerate(starts):
+        batch = source.floats(slice(start, min(start + batch_size, count)))
+        logits = body((batch - network.mean) / network.std)
+        rng = generator(seed, "taylor", index)
+        for probe in range(probes):
+            projection = torch.randn(logits.shape, generator=rng)
+            projection = projection - projection.mean(dim=1, keepdim=True)
+            gradients = torch.autograd.grad(
+                logits, list(tensors.values()), projection, retain_graph=probe + 1 < probes, allow_unused=True
+            )
+            moved = {
+                name: tensor.detach() * gradient
+                for (name, tensor), gradient in zip(tensors.items(), gradients, strict=True)
+                if gradient is not None
+            }
+            for group in structure.free:
+                totals[group.name] += _change(group, moved).square()
+        on_event(Event("ranking units", index + 1, len(starts)))
+    return {name: total / (count * probes) for name, total in totals.items()}
+
+
+def _change(group: Group, moved: Mapping[str, Tensor]) -> Tensor:
+    """Sum of weight times gradient over all that consumes each unit: (units,)."""
+    change = torch.zeros(group.units)
+    for one in group.slices:
+        if one.role != "consume" or one.tensor not in moved:
+            continue
+        per_row = moved[one.tensor].transpose(0, one.dim).flatten(1).sum(1)
+        change += per_row[torch.tensor(one.rows(range(group.units)))].view(group.units, -1).sum(1)
+    return change
+
+
+@dataclass(frozen=True)
+class LossChange:
+    """How far an edited network is from its teacher.
+
+    Attributes:
+        nats: Mean over images of KL(teacher || edited), at temperature 1.
+        standard_error: Of that mean, over images.
+    """
+
+    nats: float
+    standard_error: float
+
+
+def loss_change(teacher_logits: Tensor, edited: nn.Module, source: Source) -> LossChange:
+    """Measure one option alone: the divergence of a network with only this option from its teacher.
+
+    Batch-norm statistics are counted anew first, where there are some, as they will be before the network is used:
+    what is left is the loss that cannot be had back for free.
+
+    Args:
+        teacher_logits: (n, k) on the images of `source`, in their order.
+        edited: The network with the option; untouched.
+        source: The images.
+    """
+    ready = reestimate_batch_norm(edited, source) if batch_norm_layers(edited) else edited
+    with frozen(ready), torch.no_grad():
+        logits = torch.cat([ready(source.floats(pick)) for pick in _slices(len(source))])
+    wanted, given = teacher_logits.log_softmax(1), logits.log_softmax(1)
+    each = (wanted.exp() * (wanted - given)).sum(1).double()
+    return LossChange(float(each.mean()), float(each.std() / len(each) ** 0.5))
+
+
+def _slices(count: int, size: int = 128) -> Iterable[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))

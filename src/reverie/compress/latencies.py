@@ -1,0 +1,75 @@
+"""From a network's layers to the latency table's shapes, and from its costs to the allocator's columns."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from reverie.compress.sites import LayerCost, Sites, build_problem
+from reverie.core.budget import Quantity
+from reverie.core.events import Listener
+from reverie.cost.latency import LatencyTable
+from reverie.cost.layer_graph import ACTIVATIONS, LayerShape
+from reverie.graph.structure import Layer
+
+__all__ = ["cost_columns", "layer_shape", "macs_at", "measure_layers"]
+
+
+def layer_shape(layer: Layer, in_channels: int, out_channels: int, groups: int) -> LayerShape:
+    """The shape to time for a layer at other widths."""
+    # A depthwise layer whose groups shrink with its channels stays one; a group that keeps a single channel does too.
+    depthwise = layer.kind == "depthwise" or (layer.kind == "conv" and groups == in_channels > 1)
+    kind: Literal["conv", "depthwise", "linear"] = "depthwise" if depthwise else layer.kind
+    return LayerShape(
+        kind,
+        in_channels,
+        out_channels,
+        layer.kernel,
+        layer.stride,
+        layer.padding,
+        layer.dilation,
+        groups,
+        layer.input_size,
+        adds=layer.adds,
+        activation=layer.activation if layer.activation in ACTIVATIONS else None,
+    )
+
+
+def macs_at(layer: Layer, in_channels: int, out_channels: int, groups: int) -> float:
+    """Multiply-adds per image of a layer at other widths."""
+    full = layer.in_channels * layer.out_channels / layer.groups
+    return layer.macs * (in_channels * out_channels / groups) / full
+
+
+def bytes_at(layer: Layer, in_channels: int, out_channels: int, groups: int) -> float:
+    """Bytes of a layer's weights, fp32, at other widths."""
+    return 4.0 * in_channels * out_channels / groups * _kernel_numbers(layer)
+
+
+def measure_layers(sites: Sites, table: LatencyTable, *, on_event: Listener) -> None:
+    """Time every layer at every pair of widths that the allocator may ask for."""
+    wanted: dict[LayerShape, None] = {}
+
+    def note(layer: Layer, in_channels: int, out_channels: int, groups: int) -> float:
+        wanted[layer_shape(layer, in_channels, out_channels, groups)] = None
+        return 0.0
+
+    build_problem(sites, {}, {"latency": note})
+    table.measure(wanted, on_event=on_event)
+
+
+def cost_columns(table: LatencyTable | None, quantities: Mapping[Quantity, object]) -> dict[str, LayerCost]:
+    """One cost per quantity that has a budget; latency is read from the table, which has been measured."""
+    columns: dict[str, LayerCost] = {}
+    if "latency" in quantities and table is not None:
+        columns["latency"] = lambda *at: table.milliseconds(layer_shape(*at))
+    if "macs" in quantities:
+        columns["macs"] = macs_at
+    if "size" in quantities:
+        columns["size"] = bytes_at
+    return columns
+
+
+def _kernel_numbers(layer: Layer) -> int:
+    numbers = 1
+    for side in layer.kernel:
+        numbers *= side
+    return numbers

@@ -1,0 +1,255 @@
+"""From images to a taught network: rank units, measure options, meet the budget, teach. One route per source.
+
+The same route is walked with dreams, with images that a user gives, and with noise; nothing in it asks which.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from reverie.cost.count import Count
+from torch import Tensor
+
+from reverie.compress.allocator import allocate
+from reverie.compress.closed_loop import meet_budget
+from reverie.compress.evidence import loss_change, taylor_scores
+from reverie.compress.features import matching_features
+from reverie.compress.latencies import cost_columns
+from reverie.compress.plan import Plan
+from reverie.compress.result import Attempted, Decision
+from reverie.compress.run_folder import RunFolder
+from reverie.compress.sites import Problem, Sites, build_problem
+from reverie.core.budget import Budget, Quantity
+from reverie.core.edit import Record
+from reverie.core.errors import BudgetInfeasible
+from reverie.core.events import Event, Listener
+from reverie.core.network import ImageNetwork
+from reverie.core.source import Source
+from reverie.cost.latency import LatencyTable, measure_networks
+from reverie.cost.onnx import export_onnx
+from reverie.distill import distill
+from reverie.graph import bypass, cut
+from reverie.graph.structure import Structure
+from reverie.metrics.evaluate import predict
+
+__all__ = ["Route", "Task", "apply_plan", "example_input", "make_route"]
+
+PROBED_IMAGES = 128
+# A plan is chosen to measure this share under the budget, so that the next measurement is within it as well.
+MARGIN = 0.01
+ATTEMPTS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What is asked for, and what is known before any image is looked at.
+
+    Attributes:
+        network: The teacher.
+        onnx: The teacher for ONNX Runtime.
+        structure: Of `network.body`, certified.
+        sites: Where something can be decided.
+        table: Measured layer latencies, where latency has a budget.
+        budgets: Quantity -> its upper limit.
+        counted: The teacher's multiply-adds and bytes.
+        run: Where stages are kept.
+        threads: Of ONNX Runtime.
+        teach_steps: Training steps.
+        seed: Decides all random choices.
+        on_event: Listener.
+    """
+
+    network: ImageNetwork
+    onnx: bytes
+    structure: Structure
+    sites: Sites
+    table: LatencyTable | None
+    budgets: Mapping[Quantity, Budget]
+    counted: Count
+    run: RunFolder
+    threads: int
+    teach_steps: int
+    seed: int
+    on_event: Listener
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """A network that was made from one source of images, and how.
+
+    Attributes:
+        source: The images.
+        plan: What each site keeps.
+        record: The edit of `network.body`.
+        network: Cut and taught.
+        onnx: The same for ONNX Runtime.
+        decisions: The plan with its evidence.
+        attempts: The closed loop.
+    """
+
+    source: Source
+    plan: Plan
+    record: Record
+    network: ImageNetwork
+    onnx: bytes
+    decisions: tuple[Decision, ...]
+    attempts: tuple[Attempted, ...]
+
+
+def make_route(source: Source, task: Task) -> Route:
+    """Walk the route with one source."""
+    evidence = task.run.stage(f"evidence-{source.name}", lambda: _gather_evidence(source, task))
+    scores = {group: torch.tensor(values) for group, values in evidence["scores"].items()}
+    chosen = task.run.stage(f"plan-{source.name}", lambda: _choose(evidence, scores, task))
+    plan = Plan.from_json(chosen["plan"])
+    student, record = apply_plan(task.network, task.structure, plan)
+    example = example_input(task.network)
+    features = matching_features(task.network.body, student.body, task.structure, plan, example)
+    taught = task.run.timed(
+        f"teaching-{source.name}",
+        lambda: distill(
+            task.network,
+            student,
+            source,
+            features={f"body.{name}": kept for name, kept in features.items()},
+            steps=task.teach_steps,
+            seed=task.seed,
+            checkpoint=task.run.file(f"stages/teaching-{source.name}.safetensors"),
+            on_event=task.on_event,
+        ),
+    )
+    network = taught.student
+    if not isinstance(network, ImageNetwork):
+        raise TypeError("distill returns a network of the type that it was given")
+    return Route(
+        source,
+        plan,
+        record,
+        network,
+        export_onnx(network),
+        _decisions(evidence, chosen["widths"], task.sites),
+        tuple(Attempted(**attempt) for attempt in chosen["attempts"]),
+    )
+
+
+def apply_plan(network: ImageNetwork, structure: Structure, plan: Plan) -> tuple[ImageNetwork, Record]:
+    """Cut and bypass what a plan says, in a copy; the record replays it on `network.body`."""
+    body, kept = cut(network.body, structure, plan.kept)
+    body, bypassed = bypass(body, structure, plan.bypassed)
+    return network.with_body(body), kept + bypassed
+
+
+def example_input(network: ImageNetwork) -> Tensor:
+    """Two black images as the body sees them."""
+    return (torch.zeros(2, *network.image_shape) - network.mean) / network.std
+
+
+def _gather_evidence(source: Source, task: Task) -> dict[str, Any]:
+    """Scores of all units, and the loss of every option alone, as a JSON value."""
+    scores = taylor_scores(task.network, task.structure, source, seed=task.seed, on_event=task.on_event)
+    probed = Source(source.name, source.images[:PROBED_IMAGES])
+    teacher_logits = predict(task.network, probed)
+    options = task.sites.options()
+    changes = []
+    for index, (site, width) in enumerate(options):
+        edited, _ = apply_plan(task.network, task.structure, task.sites.plan({site: width}, scores))
+        change = loss_change(teacher_logits, edited, probed)
+        changes.append({"site": site, "width": width, **asdict(change)})
+        task.on_event(Event(f"measuring options on {source.name}", index + 1, len(options)))
+    return {"scores": {group: values.tolist() for group, values in scores.items()}, "changes": changes}
+
+
+def _choose(evidence: Mapping[str, Any], scores: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
+    """The plan that loses least within the budgets, as a JSON value with the attempts that led to it."""
+    losses = {(change["site"], change["width"]): change["nats"] for change in evidence["changes"]}
+    problem = build_problem(task.sites, losses, cost_columns(task.table, task.budgets))
+    counted: dict[str, float] = {"size": task.counted.size_bytes, "macs": task.counted.macs}
+    # What the columns leave out, such as the bytes of a normalization that no site governs, is there in any plan.
+    limits: dict[str, float] = {
+        quantity: budget.limit(counted[quantity]) - counted[quantity] + problem.whole(quantity)
+        for quantity, budget in task.budgets.items()
+        if quantity != "latency"
+    }
+    widths = {site: options[0] for site, options in task.sites.widths.items()}
+    try:
+        if limits:
+            widths, _ = _solve(problem, limits)
+    except BudgetInfeasible as infeasible:
+        quantity = next(one for one in task.budgets if one == infeasible.budget)
+        cheapest = infeasible.cheapest + counted[quantity] - problem.whole(quantity)
+        raise BudgetInfeasible(
+            f"cannot reach a budget of {task.budgets[quantity]} for {quantity}: the cheapest network that this one can "
+            f"be cut to has {cheapest:.4g} of the teacher's {counted[quantity]:.4g}, which is "
+            f"{cheapest / counted[quantity]:.1%}. Raise the budget.",
+            cheapest=cheapest,
+            budget=quantity,
+        ) from infeasible
+    attempts: list[Attempted] = []
+    if "latency" in task.budgets:
+        widths, attempts = _meet_latency(problem, limits, scores, task)
+    plan = task.sites.plan(widths, scores)
+    return {"plan": plan.to_json(), "widths": widths, "attempts": [asdict(attempt) for attempt in attempts]}
+
+
+def _solve(problem: Problem, limits: Mapping[str, float]) -> tuple[dict[str, int], dict[str, float]]:
+    """The best widths within limits, and what they cost; limits and costs include what no option changes."""
+    fixed = {column: problem.fixed.get(column, 0.0) for column in limits}
+    try:
+        found = allocate(
+            problem.sites, problem.pairs, budgets={column: limit - fixed[column] for column, limit in limits.items()}
+        )
+    except BudgetInfeasible as infeasible:
+        column = infeasible.budget
+        raise BudgetInfeasible(str(infeasible), cheapest=infeasible.cheapest + fixed[column], budget=column) from None
+    return problem.chosen(found), {column: cost + fixed[column] for column, cost in found.costs.items()}
+
+
+def _meet_latency(
+    problem: Problem, limits: Mapping[str, float], scores: Mapping[str, Tensor], task: Task
+) -> tuple[dict[str, int], list[Attempted]]:
+    """Solve and measure until the latency is within its budget; attempts are shares of the teacher's latency."""
+    whole = problem.whole("latency")
+    teacher_ms = measure_networks({"teacher": task.onnx}, task.network.image_shape, threads=task.threads)["teacher"]
+    budget = task.budgets["latency"].limit(teacher_ms.median_ms) / teacher_ms.median_ms
+
+    def solve(share: float) -> tuple[dict[str, int], float]:
+        try:
+            widths, costs = _solve(problem, {**limits, "latency": share * whole})
+        except BudgetInfeasible as infeasible:
+            cheapest = infeasible.cheapest / whole
+            raise BudgetInfeasible(str(infeasible), cheapest=cheapest, budget=infeasible.budget) from None
+        return widths, costs["latency"] / whole
+
+    def measure(widths: dict[str, int]) -> float:
+        network, _ = apply_plan(task.network, task.structure, task.sites.plan(widths, scores))
+        models = {"teacher": task.onnx, "candidate": export_onnx(network)}
+        timing = measure_networks(models, task.network.image_shape, threads=task.threads)["candidate"]
+        turns.append(timing.ratio_median)
+        task.on_event(Event("measuring plans", min(len(turns), ATTEMPTS), ATTEMPTS, {"latency_share": turns[-1]}))
+        return timing.ratio_median
+
+    turns: list[float] = []
+    try:
+        best, attempts = meet_budget(
+            solve, measure, budget=budget * (1 - MARGIN), first_limit=budget * (1 - MARGIN), attempts=ATTEMPTS
+        )
+    except BudgetInfeasible as infeasible:
+        raise BudgetInfeasible(
+            f"cannot reach a latency of {task.budgets['latency']}: the cheapest network that this one can be cut to "
+            f"measures {infeasible.cheapest:.1%} of the teacher's {teacher_ms.median_ms:.3g} ms, which is "
+            f"{infeasible.cheapest * teacher_ms.median_ms:.3g} ms. Raise the budget.",
+            cheapest=infeasible.cheapest * teacher_ms.median_ms,
+            budget="latency",
+        ) from infeasible
+    task.on_event(Event("measuring plans", ATTEMPTS, ATTEMPTS))
+    return best.solution, [Attempted(attempt.predicted, attempt.measured) for attempt in attempts]
+
+
+def _decisions(evidence: Mapping[str, Any], widths: Mapping[str, int], sites: Sites) -> tuple[Decision, ...]:
+    changes = {(change["site"], change["width"]): change for change in evidence["changes"]}
+    made = []
+    for site, options in sites.widths.items():
+        change = changes.get((site, widths[site]), {"nats": 0.0, "standard_error": 0.0})
+        made.append(Decision(site, options[0], widths[site], change["nats"], change["standard_error"]))
+    return tuple(made)

@@ -1,0 +1,117 @@
+"""A folder that one run writes, and that the same command may enter again after a kill.
+
+Every finished stage leaves a file; a stage whose file is there is read, not done again. The folder says from its first
+moment which command it belongs to, so another one is refused instead of mixed in.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from reverie.core.errors import CorruptFile, FolderInUse
+from reverie.core.store import locked, read_json, write_json
+
+__all__ = ["RUN_FORMAT", "RunFolder", "open_run"]
+
+RUN_FORMAT = 1
+
+Value = TypeVar("Value")
+
+
+class RunFolder:
+    """Where a run keeps its stages; without a folder, stages are simply done.
+
+    Attributes:
+        path: The folder, or None.
+        seconds: Time that each stage took when it was done, by name.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.seconds: dict[str, float] = {}
+
+    def file(self, name: str) -> Path | None:
+        """The path of a file in the folder, or None without a folder."""
+        return None if self.path is None else self.path / name
+
+    def stage(self, name: str, do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The JSON value of a stage: read where it was done before, else done and written.
+
+        Args:
+            name: The stage's name; its file is `stages/NAME.json`.
+            do: Computes the value.
+
+        Raises:
+            CorruptFile: The stage's file is not one that this method wrote.
+        """
+        file = self.file(f"stages/{name}.json")
+        if file is not None and file.exists():
+            stored = read_json(file)
+            if not isinstance(stored, dict) or not {"seconds", "value"} <= stored.keys():
+                raise CorruptFile(f"{file} is not a stage of a run. Delete it to do that stage again.")
+            self.seconds[name] = stored["seconds"]
+            value: dict[str, Any] = stored["value"]
+            return value
+        started = time.monotonic()
+        value = do()
+        self.seconds[name] = time.monotonic() - started
+        if file is not None:
+            write_json(file, {"seconds": self.seconds[name], "value": value})
+        return value
+
+    def timed(self, name: str, do: Callable[[], Value]) -> Value:
+        """Do something that keeps its own files, and add the time it took to what it took in earlier runs."""
+        file = self.file(f"stages/{name}.json")
+        before = read_json(file)["seconds"] if file is not None and file.exists() else 0.0
+        started = time.monotonic()
+        value = do()
+        self.seconds[name] = before + time.monotonic() - started
+        if file is not None:
+            write_json(file, {"seconds": self.seconds[name]})
+        return value
+
+
+@contextmanager
+def open_run(path: Path | None, *, verb: str, config: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """Enter a run folder as its only writer, making it if need be.
+
+    Args:
+        path: The folder; None for a run that writes nothing.
+        verb: What the run does.
+        config: JSON values that decide what the run computes. A folder with another config is another run.
+
+    Raises:
+        FolderInUse: The folder holds another run or other files, or another process is writing to it.
+        NotWritable: The folder cannot be written.
+    """
+    if path is None:
+        yield RunFolder(None)
+        return
+    strangers = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    if path.exists() and not path.is_dir():
+        raise FolderInUse(f"{path} is a file; choose a folder that does not exist yet")
+    if strangers and "run.json" not in strangers and strangers != [".lock"]:
+        raise FolderInUse(
+            f"{path} holds other files ({', '.join(sorted(strangers)[:3])}); choose a folder that is empty or new"
+        )
+    with locked(path):
+        run_file = path / "run.json"
+        if run_file.exists():
+            _check_same(path, read_json(run_file), verb=verb, config=config)
+        else:
+            write_json(run_file, {"format": RUN_FORMAT, "verb": verb, "config": dict(config), "finished": False})
+        yield RunFolder(path)
+
+
+def _check_same(path: Path, found: object, *, verb: str, config: Mapping[str, Any]) -> None:
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise CorruptFile(f"{path / 'run.json'} is not the record of a run. Choose another folder.")
+    if found.get("verb") != verb:
+        raise FolderInUse(f"{path} holds a run of `{found.get('verb')}`, not `{verb}`. Choose another folder.")
+    there: dict[str, Any] = found["config"]
+    differing = [name for name in {**there, **config} if there.get(name) != config.get(name)]
+    if differing:
+        details = ", ".join(f"{name} {there.get(name)!r} there and {config.get(name)!r} here" for name in differing[:3])
+        raise FolderInUse(f"{path} holds another run: {details}. Choose another folder, or give the same options.")

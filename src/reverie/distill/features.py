@@ -1,0 +1,104 @@
+"""The same layer in teacher and student: read both, keep of the teacher's channels those that the student kept.
+
+Cost: one indexed copy of the teacher's feature where the student is narrower.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
+from reverie.core.tap import Reading, tap
+
+__all__ = ["Features", "select_kept", "tapped"]
+
+Features = Mapping[str, Sequence[int] | None]
+Readings = tuple[Mapping[str, Reading], Mapping[str, Reading]]
+
+
+def select_kept(teacher_feature: Tensor, student_feature: Tensor, kept: Sequence[int] | None, *, layer: str) -> Tensor:
+    """The part of a teacher's feature that the student's stands for.
+
+    The channel axis is the one in which the two differ; where they do not, axis 1, or the last one of three.
+
+    Args:
+        teacher_feature: (n, channels, ...) or (n, ..., channels).
+        student_feature: The same with fewer channels.
+        kept: For each of the student's channels, the teacher's; None keeps all.
+        layer: Name for messages.
+
+    Raises:
+        ShapeError: The kept channels do not make the teacher's feature the student's shape.
+        RangeError: A kept index is not among the teacher's channels.
+
+    Example:
+        >>> select_kept(torch.tensor([[1.0, 2.0, 3.0]]), torch.zeros(1, 2), [0, 2], layer="fc")
+        tensor([[1., 3.]])
+    """
+    selected = teacher_feature
+    if kept is not None and teacher_feature.ndim == student_feature.ndim:
+        sizes = zip(teacher_feature.shape, student_feature.shape, strict=True)
+        differing = [axis for axis, (ours, theirs) in enumerate(sizes) if ours != theirs]
+        usual = teacher_feature.ndim - 1 if teacher_feature.ndim == 3 else 1
+        axis = differing[0] if differing else usual
+        channels = teacher_feature.shape[axis]
+        if kept and not 0 <= min(kept) <= max(kept) < channels:
+            raise RangeError(
+                f"feature {layer!r}: kept channels run from {min(kept)} to {max(kept)}, the teacher has {channels}"
+            )
+        selected = teacher_feature.index_select(axis, torch.tensor(tuple(kept), device=teacher_feature.device))
+    if selected.shape != student_feature.shape:
+        count = "all channels" if kept is None else f"{len(kept)} channels"
+        raise ShapeError(
+            f"feature {layer!r}: the teacher gives {tuple(teacher_feature.shape)}, of which {count} are kept, "
+            f"the student {tuple(student_feature.shape)}. "
+            "List in `features` the teacher's channels that the student kept."
+        )
+    return selected
+
+
+@contextmanager
+def tapped(teacher: nn.Module, student: nn.Module, features: Features) -> Iterator[Readings]:
+    """Read the named layers of both networks while the body runs.
+
+    Raises:
+        ReferenceNotFound: One of the networks lacks a layer.
+    """
+    for role, network in (("teacher", teacher), ("student", student)):
+        known = dict(network.named_modules())
+        for name in features:
+            if name not in known:
+                near = sorted(known, key=lambda other: _unlike(name, other))[:3]
+                raise ReferenceNotFound(
+                    f"feature {name!r} is no layer of the {role}; the closest are {', '.join(map(repr, near))}"
+                )
+    if not features:
+        yield {}, {}
+        return
+    with ExitStack() as stack:
+        yield (
+            stack.enter_context(tap(teacher, lambda name, _: name in features)),
+            stack.enter_context(tap(student, lambda name, _: name in features)),
+        )
+
+
+def feature_of(readings: Mapping[str, Reading], layer: str) -> Tensor:
+    """The tensor that a tapped layer returned.
+
+    Raises:
+        ReferenceNotFound: The forward pass did not reach the layer.
+        ShapeError: The layer returned something other than one tensor.
+    """
+    if layer not in readings:
+        raise ReferenceNotFound(f"feature {layer!r} was not reached by the forward pass. Name a layer that runs.")
+    output = readings[layer].output
+    if not isinstance(output, Tensor):
+        raise ShapeError(f"feature {layer!r} returns {type(output).__name__}, not one tensor. Name a layer inside it.")
+    return output
+
+
+def _unlike(name: str, other: str) -> tuple[int, int]:
+    shared = len(set(name.split(".")) & set(other.split(".")))
+    return -shared, abs(len(name) - len(other))

@@ -1,0 +1,136 @@
+"""What is optimized, and how it is seen.
+
+A canvas holds parameters and shows images in [0, 1]; the loop knows no more of it, so pyramids, Fourier coefficients
+or generators fit in unchanged. An augmentation is any function of (images, generator): what the network is shown in
+one step. Seeing every image shifted and flipped at random, each on its own, keeps dreams from hiding their class in
+patterns that only one alignment reveals.
+
+Source: jitter against high-frequency patterns, Mordvintsev et al. 2015, "Inceptionism"; box constraint and random
+flips, Yin et al. 2020, arXiv:1912.08795.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Augment", "Canvas", "PixelCanvas", "ShiftAndFlip"]
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+class Canvas(Protocol):
+    """What the loop needs of an image parametrization."""
+
+    def parameters(self) -> Sequence[Tensor]:
+        """The leaves that are optimized."""
+
+    def images(self) -> Tensor:
+        """(n, c, h, w) in [0, 1], with a graph to the parameters."""
+
+    def settle(self) -> None:
+        """Return to the allowed set, after each step."""
+
+
+class PixelCanvas:
+    """The pixels themselves, kept in [0, 1].
+
+    Args:
+        pixels: (n, c, h, w) start values in [0, 1]; copied.
+
+    Example:
+        >>> canvas = PixelCanvas(torch.full((1, 1, 2, 2), 0.5))
+        >>> canvas.images().shape, canvas.parameters()[0].requires_grad
+        (torch.Size([1, 1, 2, 2]), True)
+    """
+
+    def __init__(self, pixels: Tensor) -> None:
+        self.pixels = pixels.detach().clone(memory_format=torch.channels_last).requires_grad_()
+
+    @staticmethod
+    def noise(
+        seeds: Sequence[int], image_shape: Sequence[int], *, deviation: float = 0.1, device: torch.device | None = None
+    ) -> "PixelCanvas":
+        """Start from gray noise, each image from a seed of its own.
+
+        Args:
+            seeds: One per image.
+            image_shape: (c, h, w).
+            deviation: Standard deviation around 1/2, in units of the whole range; > 0.
+            device: Where the pixels live; the noise is the same everywhere.
+        """
+        starts = [torch.randn(*image_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return PixelCanvas((torch.stack(starts) * deviation + 0.5).clamp(0, 1).to(device))
+
+    def parameters(self) -> Sequence[Tensor]:
+        """The pixels."""
+        return (self.pixels,)
+
+    def images(self) -> Tensor:
+        """The pixels."""
+        return self.pixels
+
+    def settle(self) -> None:
+        """Clip to [0, 1]."""
+        with torch.no_grad():
+            self.pixels.clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class ShiftAndFlip:
+    """Shift each image around its edges, and mirror each second one, all at random and each on its own.
+
+    Shapes: (n, c, h, w) -> (n, c, h, w), the same pixels in other places.
+
+    Attributes:
+        shift: Largest shift in pixels, down and across, in both directions; 0 shifts nothing.
+        flip: Whether to mirror left and right with probability 1/2.
+    """
+
+    shift: int
+    flip: bool = True
+
+    def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        return _Rearrange.apply(images, *self._places(images, rng))  # type: ignore[no-any-return]
+
+    def _places(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(n, h w): where each seen pixel comes from, and where each pixel goes."""
+        n, _, height, width = images.shape
+        down, across = torch.randint(-self.shift, self.shift + 1, (2, n, 1), generator=rng)
+        mirrored = (torch.rand(n, 1, generator=rng) < 0.5) & self.flip
+        rows, columns = torch.arange(height), torch.arange(width)
+        forward = torch.where(mirrored, width - 1 - columns, columns)
+        back = (columns - across) % width
+        source = _flat_index((rows + down) % height, (forward + across) % width, width)
+        target = _flat_index((rows - down) % height, torch.where(mirrored, width - 1 - back, back), width)
+        return source.to(images.device), target.to(images.device)
+
+
+class _Rearrange(torch.autograd.Function):
+    """Permute the pixels of each image; the gradient goes back by the inverse, as fast, where indexing would scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, source: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ANN401
+        ctx.save_for_backward(target)
+        return _rearranged(images, source)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]  # noqa: ANN401
+        return _rearranged(grad, ctx.saved_tensors[0]), None, None
+
+
+def _rearranged(images: Tensor, places: Tensor) -> Tensor:
+    """Pixel p of image i becomes pixel places[i, p]. Whole pixels move: channels lie innermost."""
+    n, channels, height, width = images.shape
+    pixels = images.permute(0, 2, 3, 1).reshape(n * height * width, channels)
+    starts = torch.arange(n, device=images.device)[:, None] * (height * width)
+    moved = pixels.index_select(0, (places + starts).flatten())
+    return moved.view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _flat_index(rows: Tensor, columns: Tensor, width: int) -> Tensor:
+    """(n, h) and (n, w) -> (n, h w)."""
+    return (rows[:, :, None] * width + columns[:, None, :]).flatten(1)

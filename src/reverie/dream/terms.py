@@ -1,0 +1,214 @@
+"""What a dream should satisfy: named, weighted scalars of what the network reports.
+
+Terms form a small closed algebra: `a + b` joins, `2.0 * a` scales, and `0.0 * a + b == b`. Every built-in loss is
+dimensionless and independent of batch size, depth and resolution, so one set of weights serves every network.
+
+Source: class, total variation and norm, Mahendran and Vedaldi 2015, arXiv:1412.0035; batch-norm statistics, Yin et al.
+2020, arXiv:1912.08795, section 3.2.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reverie.core.errors import RangeError, StatisticsMissing
+from reverie.core.tap import Reading
+from reverie.dream.statistics import Moments
+
+__all__ = [
+    "CrossEntropy",
+    "Norm",
+    "Part",
+    "Statistics",
+    "Term",
+    "TotalVariation",
+    "View",
+    "class_term",
+    "norm_term",
+    "statistics_term",
+    "total_variation_term",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What a term may look at: one step of one batch.
+
+    Attributes:
+        images: (n, c, h, w) in [0, 1], as the network saw them in this step: shifted, flipped.
+        logits: (n, k) float32, what the network answered.
+        targets: (n,) int64 classes asked for.
+        moments: Batch statistics beside stored ones, one for each batch normalization, in order of execution.
+        taps: Inputs and outputs of the layers that the caller asked for.
+        progress: Share of the steps that are done, in [0, 1).
+    """
+
+    images: Tensor
+    logits: Tensor
+    targets: Tensor
+    moments: Sequence[Moments] = ()
+    taps: Mapping[str, Reading] = field(default_factory=dict)
+    progress: float = 0.0
+
+
+Loss = Callable[[View], Tensor]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One loss with its weight. `name` is what reports call it; `loss` maps a view to a scalar."""
+
+    name: str
+    weight: float
+    loss: Loss
+
+
+@dataclass(frozen=True)
+class Term:
+    """A weighted sum of named losses.
+
+    Example:
+        >>> term = class_term() + 0.1 * norm_term()
+        >>> [(part.name, part.weight) for part in term.parts]
+        [('class', 1.0), ('norm', 0.1)]
+        >>> 0.0 * norm_term() + class_term() == class_term()
+        True
+    """
+
+    parts: tuple[Part, ...] = ()
+
+    def __add__(self, other: "Term") -> "Term":
+        return Term(self.parts + other.parts)
+
+    def __mul__(self, factor: float) -> "Term":
+        scaled = (replace(part, weight=part.weight * factor) for part in self.parts)
+        return Term(tuple(part for part in scaled if part.weight != 0.0))
+
+    __rmul__ = __mul__
+
+    def report(self, view: View) -> dict[str, Tensor]:
+        """Weighted value of each part by name; parts of one name are added. Their sum is the term's value."""
+        values: dict[str, Tensor] = {}
+        for part in self.parts:
+            value = part.weight * part.loss(view)
+            values[part.name] = values[part.name] + value if part.name in values else value
+        return values
+
+    def __call__(self, view: View) -> Tensor:
+        """The scalar to be made small."""
+        return torch.stack(list(self.report(view).values())).sum() if self.parts else view.logits.new_zeros(())
+
+    def describe(self) -> list[dict[str, str | float]]:
+        """Names, weights and settings as JSON values: two terms that differ in any built-in loss differ here."""
+        return [{"name": part.name, "weight": part.weight, "loss": _describe(part.loss)} for part in self.parts]
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Mean cross entropy of the logits with the targets, in nats."""
+
+    def __call__(self, view: View) -> Tensor:
+        return F.cross_entropy(view.logits, view.targets)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Relative distance of the batch moments from the stored ones, averaged over layers.
+
+    For each layer |m - M| / |M| + |v - V| / |V|, with Euclidean norms over channels: m and v of the batch, M and V
+    stored. A stored mean shorter than a thousandth of the stored deviations counts as that long, lest a network whose
+    first layer sees centered data divide by zero.
+    """
+
+    first_weight: float = 1.0
+
+    def __call__(self, view: View) -> Tensor:
+        if not view.moments:
+            raise StatisticsMissing(
+                "the term asks for batch-norm statistics, and no batch normalization with stored statistics ran in the "
+                "network. Pass a term without them: class_term() + total_variation_term()."
+            )
+        layers = torch.stack([_relative_distance(moments) for moments in view.moments])
+        if self.first_weight != 1.0:
+            weights = torch.ones_like(layers)
+            weights[0] = self.first_weight
+            return (weights * layers).sum() / weights.sum()
+        return layers.mean()
+
+
+@dataclass(frozen=True)
+class TotalVariation:
+    """Mean over pixels of |x[i+1] - x[i]|^power, down plus across: 2 gives smooth images, 1 flat ones with edges."""
+
+    power: float = 2.0
+
+    def __call__(self, view: View) -> Tensor:
+        x = view.images
+        down, across = x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
+        if self.power == 1.0:
+            return down.abs().mean() + across.abs().mean()
+        if self.power == 2.0:
+            return down.square().mean() + across.square().mean()
+        return down.abs().pow(self.power).mean() + across.abs().pow(self.power).mean()
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Mean over pixels of the squared distance from `center`."""
+
+    center: float = 0.5
+
+    def __call__(self, view: View) -> Tensor:
+        return (view.images - self.center).square().mean()
+
+
+def class_term() -> Term:
+    """Be recognized: mean cross entropy, in nats, weight 1."""
+    return Term((Part("class", 1.0, CrossEntropy()),))
+
+
+def statistics_term(*, first_weight: float = 1.0) -> Term:
+    """Have the statistics of the data the network was trained on; see `Statistics`.
+
+    Args:
+        first_weight: How many ordinary layers the first one counts for, >= 0; it sees colors and contrast.
+
+    Raises:
+        RangeError: `first_weight` is negative.
+    """
+    if first_weight < 0:
+        raise RangeError(f"first_weight must be at least 0, got {first_weight}")
+    return Term((Part("statistics", 1.0, Statistics(first_weight)),))
+
+
+def total_variation_term(*, power: float = 2.0) -> Term:
+    """Be smooth; see `TotalVariation`.
+
+    Raises:
+        RangeError: `power` is not positive.
+    """
+    if power <= 0:
+        raise RangeError(f"power must be positive, got {power}")
+    return Term((Part("total variation", 1.0, TotalVariation(power)),))
+
+
+def norm_term(*, center: float = 0.5) -> Term:
+    """Stay near one gray value; see `Norm`."""
+    return Term((Part("norm", 1.0, Norm(center)),))
+
+
+def _relative_distance(moments: Moments) -> Tensor:
+    stored_mean, stored_variance = moments.stored_mean, moments.stored_variance
+    shortest = 1e-3 * stored_variance.sum().sqrt()
+    mean_length = torch.maximum(stored_mean.norm(), shortest).clamp_min(torch.finfo(stored_mean.dtype).tiny)
+    variance_length = stored_variance.norm().clamp_min(torch.finfo(stored_variance.dtype).tiny)
+    mean = (moments.mean - stored_mean).norm() / mean_length
+    return mean + (moments.variance - stored_variance).norm() / variance_length
+
+
+def _describe(loss: Loss) -> str:
+    named = getattr(loss, "__qualname__", None)
+    return f"{loss.__module__}.{named}" if named else repr(loss)

@@ -1,0 +1,189 @@
+"""Proof by execution that a structure is right: permute, cut, compare. What is not proven is frozen.
+
+Three checks, in float64, with random parameters and statistics:
+
+1. Permutation: put the units of every group into another order, in all its slices. The output must stay. A slice that
+   is missing, shifted or of another group moves it.
+2. Sensitivity: the output must depend on what makes the units and on what sums over them, or check 1 proves nothing.
+3. Trial cut: the network without some units of every group must equal the masked network.
+
+Cost: one pass with gradient and four without where all is right; about 2 log2(groups) more for each group that fails.
+
+Sources: the permutation symmetry of hidden units, Hecht-Nielsen 1990, doi:10.1016/B978-0-444-88400-8.50019-4.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from reverie.core.edit import Keep, Record, replay
+from reverie.core.rng import derive_seed, generator, preserved_rng
+from reverie.graph.cut import cut
+from reverie.graph.mask import masked
+from reverie.graph.numeric import distance, outputs, randomized
+from reverie.graph.structure import Group, Role, Structure
+
+__all__ = ["TOLERANCE", "certify", "permute"]
+
+_DRAWS = 8
+
+TOLERANCE = 1e-9
+"""Largest difference between two outputs that are to be equal, relative to the largest output, in float64."""
+
+
+def certify(model: nn.Module, structure: Structure, example: Tensor, *, seed: int = 0) -> Structure:
+    """The same structure with every group frozen that does not pass; see the module's text for the checks.
+
+    Args:
+        model: The network that was probed; untouched.
+        structure: From `probe`.
+        example: A batch the network accepts.
+        seed: Of the random parameters, permutations and units.
+
+    Raises:
+        ShapeError: The structure belongs to a network of other widths.
+
+    Example:
+        >>> from reverie.graph import probe
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> [group.name for group in certify(net, probe(net, torch.zeros(1, 3)), torch.ones(1, 3)).free]
+        ['0']
+
+    Fails when: the network is random in evaluation mode; then every group fails.
+    """
+    subject = randomized(model, seed=seed, dtype=torch.float64)
+    batch = _noise(example, seed)
+    wanted = outputs(subject, batch)
+
+    def permutes(groups: Sequence[Group]) -> bool:
+        orders = {group.name: _order(group, seed) for group in groups}
+        return _within(lambda: outputs(permute(subject, structure, orders), batch), wanted)
+
+    def cuts(groups: Sequence[Group]) -> bool:
+        kept = {group.name: _some(group, seed) for group in groups}
+        reference = outputs(masked(subject, structure, kept), batch)
+        return _within(lambda: outputs(cut(subject, structure, kept)[0], batch), reference)
+
+    idle = _idle(model, structure.free, example, seed)
+    reasons = dict.fromkeys(idle, "not certified: the output does not depend on these units")
+    left = [group for group in structure.free if group.name not in reasons]
+    for holds, reason in ((permutes, "the output moves when its units change places"), (cuts, "a cut is no mask")):
+        failed = _failing(left, holds)
+        reasons.update(dict.fromkeys(failed, f"not certified: {reason}"))
+        left = [group for group in left if group.name not in failed]
+    return structure.freezing(reasons)
+
+
+def permute(
+    model: nn.Module,
+    structure: Structure,
+    orders: Mapping[str, Sequence[int]],
+    *,
+    roles: Collection[Role] = ("produce", "follow", "consume"),
+) -> nn.Module:
+    """A copy of the model with the units of some groups in another order.
+
+    Args:
+        model: The network that was probed; untouched.
+        structure: From `probe`.
+        orders: Group name -> a permutation of its units: position u gets the unit `order[u]`.
+        roles: Which slices move; all of them leave the network's output as it is.
+    """
+    edits: list[Keep] = []
+    for name, order in orders.items():
+        for part in structure.group(name).slices:
+            if part.role in roles:
+                rows = list(range(structure.shapes[part.tensor][part.dim]))
+                for target, source in zip(part.rows(range(part.units)), part.rows(order), strict=True):
+                    rows[target] = source
+                tensors = (part.tensor, *structure.aliases.get(part.tensor, ()))
+                edits.extend(Keep({tensor: {part.dim: tuple(rows)}}) for tensor in tensors)
+    return replay(Record(tuple(edits)), model)
+
+
+def _order(group: Group, seed: int) -> list[int]:
+    """A permutation without fixed points: random units, each moved to the next one's place."""
+    units = torch.randperm(group.units, generator=generator(seed, "order", group.name)).tolist()
+    order = [0] * group.units
+    for unit, successor in zip(units, units[1:] + units[:1], strict=True):
+        order[unit] = successor
+    return order
+
+
+def _some(group: Group, seed: int) -> list[int]:
+    """About half of the units, at least one, not the same number in every group."""
+    rng = generator(seed, "some", group.name)
+    count = int(torch.randint(max(1, group.units // 3), max(2, group.units * 2 // 3 + 1), (), generator=rng))
+    return sorted(torch.randperm(group.units, generator=rng).tolist()[: min(count, group.units - 1)])
+
+
+def _within(run: Callable[[], list[Tensor]], wanted: list[Tensor]) -> bool:
+    try:
+        return distance(run(), wanted) <= TOLERANCE
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError):
+        # What a user's forward raises on a wrongly cut network is a failed check, not an error.
+        return False
+
+
+def _failing(groups: Sequence[Group], holds: Callable[[Sequence[Group]], bool]) -> list[str]:
+    """Groups without which the check holds for all others together."""
+    passed: list[Group] = []
+    failed: list[str] = []
+
+    def add(more: Sequence[Group]) -> None:
+        if not more or holds([*passed, *more]):
+            passed.extend(more)
+        elif len(more) == 1:
+            failed.append(more[0].name)
+        else:
+            add(more[: len(more) // 2])
+            add(more[len(more) // 2 :])
+
+    add(groups)
+    return failed
+
+
+def _idle(model: nn.Module, groups: Sequence[Group], example: Tensor, seed: int) -> list[str]:
+    """Groups of which the output's gradient sees no unit, on the producing or on the consuming side.
+
+    Few units may all be silent by chance, behind a ReLU for instance, so idle groups get other random parameters.
+    """
+    idle = list(groups)
+    for attempt in range(_DRAWS):
+        if not idle:
+            break
+        subject = randomized(model, seed=derive_seed(seed, "sensitivity", attempt), dtype=torch.float64)
+        gradients = _gradients(subject, _noise(example, seed))
+        idle = [
+            group for group in idle if not (_felt(group, "produce", gradients) and _felt(group, "consume", gradients))
+        ]
+    return [group.name for group in idle]
+
+
+def _gradients(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
+    """Parameter -> gradient of a random mixture of the outputs, where it has one."""
+    parameters = {name: parameter.requires_grad_() for name, parameter in model.named_parameters()}
+    with preserved_rng(), torch.enable_grad():
+        found = [leaf for leaf in tree_leaves(model(example)) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        mixed = [
+            (one * torch.randn(one.shape, generator=generator(0, "mix"), dtype=one.dtype).to(one.device)).sum()
+            for one in found
+        ]
+        gradients = torch.autograd.grad(mixed, list(parameters.values()), allow_unused=True) if mixed else ()
+    return {name: one for name, one in zip(parameters, gradients, strict=False) if one is not None}
+
+
+def _felt(group: Group, role: Role, gradients: Mapping[str, Tensor]) -> bool:
+    for part in group.slices:
+        gradient = gradients.get(part.tensor) if part.role == role else None
+        if gradient is not None:
+            rows = torch.tensor(part.rows(range(part.units)), device=gradient.device)
+            if bool(gradient.index_select(part.dim, rows).any()):
+                return True
+    return False
+
+
+def _noise(example: Tensor, seed: int) -> Tensor:
+    return torch.randn(example.shape, generator=generator(seed, "noise"), dtype=torch.float64).to(example.device)

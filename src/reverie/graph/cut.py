@@ -1,0 +1,145 @@
+"""Take units and residual blocks out of a network: exactly, on a copy, with a record that replays it.
+
+The edit is applied by replaying its own record, so the two cannot differ. Tensors are sliced, and only integer
+attributes that were found to state a size are rewritten.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from reverie.core.edit import Bypass, Keep, Record, replay
+from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
+from reverie.graph.structure import Group, Slice, Structure
+
+__all__ = ["bypass", "check_kept", "cut", "keep_units"]
+
+
+def cut(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int]]) -> tuple[nn.Module, Record]:
+    """Remove all units but those that are kept; the model itself is untouched.
+
+    Kept units stay in their order. The cut network's output equals that of `masked(model, structure, kept)`.
+
+    Args:
+        model: The network that was probed, or one of the same architecture.
+        structure: From `probe`.
+        kept: Group name -> indices of the units to keep; groups that are not named keep all. Order does not matter.
+
+    Returns:
+        The cut copy, and the record of the edit, which is empty where every unit is kept.
+
+    Raises:
+        ReferenceNotFound: A group does not exist.
+        RangeError: A group is frozen, or indices are empty, repeated or out of range.
+        ShapeError: The structure belongs to a network of other widths.
+
+    Example:
+        >>> import torch
+        >>> from reverie.graph import probe
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> small, record = cut(net, probe(net, torch.zeros(1, 3)), {"0": [1, 4, 6]})
+        >>> small[0].weight.shape, small[2].weight.shape, net[0].out_features
+        (torch.Size([3, 3]), torch.Size([2, 3]), 8)
+    """
+    kept = check_kept(model, structure, kept)
+    edit = keep_units(model, structure, kept)
+    record = Record((edit,)) if edit.slices else Record()
+    return replay(record, model), record
+
+
+def bypass(model: nn.Module, structure: Structure, modules: Iterable[str]) -> tuple[nn.Module, Record]:
+    """Replace residual blocks by the identity; the model itself is untouched.
+
+    To remove units as well, cut first: a structure does not describe a network from which blocks are missing.
+
+    Args:
+        model: The network that was probed, or what `cut` made of it.
+        structure: From `probe`.
+        modules: Names of branches of the structure.
+
+    Returns:
+        The copy without these blocks, and the record of the edit, which is empty where no module is named.
+
+    Raises:
+        ReferenceNotFound: A module is no branch of the structure.
+    """
+    named = tuple(structure.branch(module).module for module in dict.fromkeys(modules))
+    record = Record((Bypass(named),)) if named else Record()
+    return replay(record, model), record
+
+
+def check_kept(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+    """Indices to keep, sorted, for the groups that lose units.
+
+    Raises:
+        ReferenceNotFound: A group does not exist.
+        RangeError: A group is frozen, or indices are empty, repeated or out of range.
+        ShapeError: The structure belongs to a network of other widths.
+    """
+    checked = {}
+    for name, indices in kept.items():
+        group = structure.group(name)
+        found = sorted(indices)
+        if not found:
+            raise RangeError(f"cannot keep no unit of {name}: at least one must stay. Bypass its block instead.")
+        if found[0] < 0 or found[-1] >= group.units:
+            wrong = found[0] if found[0] < 0 else found[-1]
+            raise RangeError(f"cannot keep unit {wrong} of {name}, whose {group.units} units count from 0")
+        if len(set(found)) < len(found):
+            twice = next(one for one, other in pairwise(found) if one == other)
+            raise RangeError(f"unit {twice} of {name} is listed twice; list each unit to keep once")
+        if len(found) == group.units:
+            continue
+        if group.frozen is not None:
+            raise RangeError(f"cannot remove units of {name}: {group.frozen}. Leave this group out.")
+        checked[name] = tuple(found)
+    _check_shapes(model, structure, (structure.group(name) for name in checked))
+    return checked
+
+
+def keep_units(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int]]) -> Keep:
+    """The edit that keeps some units, as data; `kept` was checked."""
+    removed: dict[tuple[str, int], set[int]] = {}
+    attributes: dict[str, set[int]] = {}
+    for name, indices in kept.items():
+        group = structure.group(name)
+        gone = sorted(set(range(group.units)) - set(indices))
+        for part in group.slices:
+            for tensor in (part.tensor, *structure.aliases.get(part.tensor, ())):
+                removed.setdefault((tensor, part.dim), set()).update(part.rows(gone))
+        for part in group.attributes:
+            attributes.setdefault(part.tensor, set()).update(part.rows(gone))
+    slices: dict[str, dict[int, tuple[int, ...]]] = {}
+    shapes = {
+        name: shape
+        for tensor, shape in structure.shapes.items()
+        for name in (tensor, *structure.aliases.get(tensor, ()))
+    }
+    for (tensor, dim), rows in removed.items():
+        left = tuple(row for row in range(shapes[tensor][dim]) if row not in rows)
+        slices.setdefault(tensor, {})[dim] = left
+    sizes = {path: _attribute(model, path) - len(rows) for path, rows in attributes.items()}
+    return Keep(slices, sizes)
+
+
+def _attribute(model: nn.Module, path: str) -> int:
+    owner, _, leaf = path.rpartition(".")
+    return int(getattr(model.get_submodule(owner), leaf))
+
+
+def _check_shapes(model: nn.Module, structure: Structure, groups: Iterable[Group]) -> None:
+    parts: dict[str, Slice] = {part.tensor: part for group in groups for part in group.slices}
+    for name in parts:
+        owner, _, leaf = name.rpartition(".")
+        try:
+            shape = tuple(getattr(model.get_submodule(owner), leaf).shape)
+        except AttributeError as error:
+            raise ReferenceNotFound(
+                f"the structure names {name}, which {type(model).__name__} lacks. Probe this network itself."
+            ) from error
+        if shape != structure.shapes[name]:
+            raise ShapeError(
+                f"{name} has shape {shape}, the structure was probed on {structure.shapes[name]}. Probe this network "
+                "itself; a network that was cut must be probed again."
+            )

@@ -1,0 +1,57 @@
+"""Real forward passes for proofs, on a copy with random parameters and statistics.
+
+Random, so that no symmetry of an initialization or of a trained network hides an error.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from reverie.core.rng import generator, preserved_rng
+
+__all__ = ["distance", "outputs", "randomized"]
+
+
+def randomized(model: nn.Module, *, seed: int, dtype: torch.dtype) -> nn.Module:
+    """A copy in evaluation mode and another precision, with random parameters and running statistics.
+
+    Matrices and kernels get the scale that keeps activations of order one, vectors are drawn around one, biases and
+    means around zero. Other buffers stay as they are.
+    """
+    fresh = copy.deepcopy(model).eval().to(dtype)
+    with torch.no_grad():
+        for index, (name, tensor) in enumerate([*fresh.named_parameters(), *fresh.named_buffers()]):
+            if not tensor.is_floating_point() or not (isinstance(tensor, nn.Parameter) or "running_" in name):
+                continue
+            rng = generator(seed, "randomized", index)
+            drawn = torch.rand(tensor.shape, generator=rng, dtype=dtype)
+            if tensor.ndim >= 2:
+                fan_in = max(1, tensor[0].numel())
+                drawn = (drawn - 0.5) * (24 / fan_in) ** 0.5
+            elif name.endswith(("bias", "running_mean")):
+                drawn = (drawn - 0.5) * 0.5
+            else:
+                drawn = drawn + 0.5
+            tensor.copy_(drawn)
+    return fresh
+
+
+def outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
+    """The floating-point tensors that a network returns, without gradient and without touching the random state."""
+    with torch.no_grad(), preserved_rng():
+        return [leaf for leaf in tree_leaves(model(example)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def distance(found: list[Tensor], wanted: list[Tensor]) -> float:
+    """Largest absolute difference over the largest magnitude wanted; infinite where shapes or finiteness differ."""
+    if [one.shape for one in found] != [one.shape for one in wanted]:
+        return float("inf")
+    worst = 0.0
+    for one, other in zip(found, wanted, strict=True):
+        scale = float(other.abs().max()) if other.numel() else 1.0
+        gap = float((one - other).abs().max()) if other.numel() else 0.0
+        ratio = gap / scale if scale > 0 else gap
+        worst = max(worst, ratio if ratio == ratio else float("inf"))
+    return worst

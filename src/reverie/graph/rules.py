@@ -1,0 +1,227 @@
+"""Rules: how each operation couples the axes of its tensors. One table, open to new operations.
+
+A rule reads a `Step` and says which axes are equal, which are consumed, which cannot change, and what the axes of the
+outputs are. An operation without a rule is never guessed: all its axes are frozen, and the reason names it and its
+layer. Pointwise operations need no entry, PyTorch marks them itself.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+
+from reverie.graph.coupling import ONE, Axis, Coupling
+from reverie.graph.trace import Call, Trace, Value
+
+__all__ = ["KERNEL", "POSITION", "RULES", "Analysis", "LayerNote", "Rule", "Step", "analyze", "register_rule"]
+
+Rule: TypeAlias = Callable[["Step"], None]
+Packet: TypeAlias = torch._ops.OpOverloadPacket
+
+KERNEL = "a kernel position"
+"""Reason of axes that are no units of anything; they are not listed."""
+
+POSITION = "positions, not units"
+"""Reason of heights, widths and the like; listed only where they are a whole axis of a parameter."""
+
+RULES: dict[Packet, Rule] = {}
+
+
+def register_rule(*ops: Packet) -> Callable[[Rule], Rule]:
+    """Add a rule for operations, or replace the one there is.
+
+    Args:
+        ops: ATen or custom operations, such as `torch.ops.aten.relu`.
+
+    Example:
+        >>> from reverie.graph.aten import elementwise
+        >>> @register_rule(torch.ops.aten.special_erfcx)
+        ... def rule(step: Step) -> None:
+        ...     elementwise(step)
+        >>> torch.ops.aten.special_erfcx in RULES
+        True
+    """
+
+    def register(rule: Rule) -> Rule:
+        for op in ops:
+            RULES[op] = rule
+        return rule
+
+    return register
+
+
+@dataclass(frozen=True)
+class LayerNote:
+    """A convolution or linear layer as a rule saw it; `groups` is the axis of a convolution's groups."""
+
+    kind: str
+    call: Call
+    weight: Value
+    input: Value
+    output: Value
+    incoming: Axis
+    outgoing: Axis
+    groups: Axis
+
+
+@dataclass(eq=False)
+class Analysis:
+    """What the rules found.
+
+    Attributes:
+        coupling: The axes' algebra.
+        axes: Value index -> its axes.
+        consumed: (tensor, dimension) pairs over which a layer sums its input.
+        attributes: "module.attribute" -> the axis whose size it states.
+        layers: Convolutions and linear layers in order.
+        unknown: Operations without a rule, each as "op in layer".
+        births: Atom -> the (tensor, dimension) it was made for.
+    """
+
+    coupling: Coupling = field(default_factory=Coupling)
+    axes: dict[int, tuple[Axis, ...]] = field(default_factory=dict)
+    consumed: set[tuple[str, int]] = field(default_factory=set)
+    attributes: dict[str, Axis] = field(default_factory=dict)
+    layers: list[LayerNote] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    births: dict[int, tuple[str, int]] = field(default_factory=dict)
+
+    def birth(self, axis: Axis) -> tuple[str, int] | None:
+        """The (tensor, dimension) that an axis as a rule was given it is, if it came from there by moves alone."""
+        if len(axis) == 1 and len(axis[0]) == 1 and isinstance(axis[0][0], int):
+            return self.births.get(axis[0][0])
+        return None
+
+
+class Step:
+    """One operation, as its rule sees it.
+
+    Attributes:
+        call: The operation with its arguments.
+        coupling: The axes' algebra, for `concat`, `product`, `split` and `atom`.
+    """
+
+    def __init__(self, call: Call, trace: Trace, analysis: Analysis) -> None:
+        self.call = call
+        self.coupling = analysis.coupling
+        self._trace = trace
+        self._analysis = analysis
+
+    def __getitem__(self, argument: str) -> Any:  # noqa: ANN401  arguments are of any kind
+        """An argument by the name it has in the operation's schema; tensors are `Value`s."""
+        return self.call.arguments[argument]
+
+    def axes(self, value: Value) -> tuple[Axis, ...]:
+        """The axes of a tensor. One that no rule has described is frozen: it comes from outside the network's state."""
+        known = self._analysis.axes.get(value.index)
+        if known is None:
+            reason = f"{self.call} reads a tensor that is no parameter, buffer or result of a rule"
+            known = self._analysis.axes[value.index] = tuple(
+                self.coupling.atom(size, frozen=reason) for size in value.shape
+            )
+        return known
+
+    def couple(self, left: Axis, right: Axis) -> None:
+        """These two axes are one, position by position."""
+        self.coupling.couple(left, right, str(self.call))
+
+    def freeze(self, axis: Axis, why: str) -> None:
+        """No unit of this axis may go; `why` completes "op in layer ..."."""
+        self.coupling.freeze(axis, f"{self.call} {why}")
+
+    def fixed(self, size: int) -> Axis:
+        """A new axis of positions, such as height or batch, that is no axis of units."""
+        return self.coupling.atom(size, frozen=POSITION)
+
+    def consume(self, *axes: Axis) -> None:
+        """The operation sums over these axes, which are coupled: one of the data, one of the weights.
+
+        Where one belongs to a parameter, zeroing there equals removing. Else nothing could be masked, so they freeze.
+        """
+        for axis in axes:
+            born = self._birth(axis)
+            if born is not None:
+                self._analysis.consumed.add(born)
+                return
+        for axis in axes:
+            self.freeze(axis, "sums over these units with weights that are computed, not stored")
+
+    def is_stored(self, value: Value) -> bool:
+        """Whether a tensor is a parameter or buffer, perhaps moved, but not computed."""
+        axes = [axis for axis in self.axes(value) if axis != ONE]
+        return bool(axes) and all(self._birth(axis) is not None for axis in axes)
+
+    def emit(self, *outputs: tuple[Axis, ...]) -> None:
+        """State the axes of the outputs, in order."""
+        for value, axes in zip(self.call.outputs, outputs, strict=True):
+            self._analysis.axes[value.index] = axes
+
+    def emit_first(self, axes: tuple[Axis, ...]) -> None:
+        """State the axes of the first output; by-products, such as indices, are frozen should anyone read them."""
+        self._analysis.axes[self.call.outputs[0].index] = axes
+
+    def attribute(self, axis: Axis, *names: str) -> None:
+        """The running module's attributes of these names state the size of this axis, where they have that value."""
+        for name in names:
+            if self._trace.attribute(self.call.module, name) == self.coupling.size(axis):
+                self._analysis.attributes[f"{self.call.module}.{name}" if self.call.module else name] = axis
+
+    def layer(self, kind: str, weight: Value, data: Value, incoming: Axis, outgoing: Axis, groups: Axis = ONE) -> None:
+        """Note a convolution or linear layer, for costs and pictures."""
+        self._analysis.layers.append(
+            LayerNote(kind, self.call, weight, data, self.call.outputs[0], incoming, outgoing, groups)
+        )
+
+    def _birth(self, axis: Axis) -> tuple[str, int] | None:
+        return self._analysis.birth(axis)
+
+
+def analyze(trace: Trace, rules: Mapping[Packet, Rule] = RULES) -> Analysis:
+    """Walk a trace and apply each operation's rule.
+
+    Args:
+        trace: What a network does.
+        rules: Operation -> rule; the table of this package by default.
+    """
+    analysis = Analysis()
+    coupling = analysis.coupling
+    for name, value in trace.tensors.items():
+        axes = tuple(coupling.atom(size) for size in value.shape)
+        analysis.axes[value.index] = axes
+        for dim, axis in enumerate(axes):
+            analysis.births.update(dict.fromkeys(coupling.atoms(axis), (name, dim)))
+    for value in trace.inputs:
+        analysis.axes[value.index] = tuple(coupling.atom(size, frozen="the network's input") for size in value.shape)
+    for call in trace.calls:
+        rule = _find(call, rules)
+        if rule is None:
+            _freeze_unknown(Step(call, trace, analysis), analysis)
+        else:
+            rule(Step(call, trace, analysis))
+    for value in trace.outputs:
+        for axis in analysis.axes.get(value.index, ()):
+            coupling.freeze(axis, "the network's output")
+    used = {value.index for call in trace.calls for value in call.inputs}
+    for value in trace.tensors.values():
+        for axis in analysis.axes[value.index] if value.index not in used else ():
+            coupling.freeze(axis, "not used in the forward pass")
+    return analysis
+
+
+def _find(call: Call, rules: Mapping[Packet, Rule]) -> Rule | None:
+    rule = rules.get(call.op.overloadpacket)
+    if rule is None and torch.Tag.pointwise in call.op.tags:
+        return rules.get(torch.ops.aten.add)
+    return rule
+
+
+def _freeze_unknown(step: Step, analysis: Analysis) -> None:
+    reason = "has no rule"
+    for value in step.call.inputs:
+        for axis in step.axes(value):
+            step.freeze(axis, reason)
+    full = f"{step.call} {reason}"
+    step.emit(*(tuple(step.coupling.atom(size, frozen=full) for size in value.shape) for value in step.call.outputs))
+    if str(step.call) not in analysis.unknown:
+        analysis.unknown.append(str(step.call))

@@ -1,0 +1,300 @@
+"""Record which tensor operations a network performs, without performing them.
+
+One forward pass in evaluation mode over *fake* tensors, which have shapes and no data, so a pass costs a fraction of
+a second and no memory whatever the network's size. Python control flow is resolved for the example that was given.
+The pass runs on a fake copy: the model, its modes, buffers, caches and hooks, and the random state are never touched.
+
+Sources: fake tensors and dispatch modes are PyTorch's.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeCopyMode,
+    FakeTensorMode,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.hooks import RemovableHandle
+
+from reverie.core.edit import Record
+from reverie.core.errors import ShapeError, UnsupportedOp
+from reverie.core.rng import preserved_rng
+
+__all__ = ["Call", "ModuleCall", "Trace", "Value", "attempt", "record"]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor at one moment; an in-place operation makes a new value of the same tensor."""
+
+    index: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One operation.
+
+    Attributes:
+        op: The ATen overload that ran.
+        arguments: Argument name -> value, defaults included; tensors are `Value`s.
+        outputs: The tensors that came out.
+        module: Qualified name of the innermost module that was running.
+    """
+
+    op: torch._ops.OpOverload
+    arguments: Mapping[str, Any]
+    outputs: tuple[Value, ...]
+    module: str
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """The tensors that went in, in the order of the arguments."""
+        return tuple(leaf for leaf in tree_leaves(dict(self.arguments)) if isinstance(leaf, Value))
+
+    def __str__(self) -> str:
+        return f"{self.op.overloadpacket} in {self.module or 'the network itself'}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleCall:
+    """One call of a module: its tensors in and out, and the range [first, last) of operations within it."""
+
+    module: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What one forward pass did.
+
+    Attributes:
+        calls: Operations in order.
+        module_calls: Calls of modules, in the order in which they returned.
+        tensors: Parameter or buffer name -> its value before the pass; one name per tensor.
+        aliases: Name in `tensors` -> other names of the same tensor, which tied weights have.
+        inputs: The example.
+        outputs: What the network returned.
+        model: The fake copy that ran.
+    """
+
+    calls: tuple[Call, ...]
+    module_calls: tuple[ModuleCall, ...]
+    tensors: Mapping[str, Value]
+    aliases: Mapping[str, tuple[str, ...]]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    model: nn.Module
+
+    def attribute(self, module: str, name: str) -> int | None:
+        """An integer attribute of a module before the pass, or None where it has no such attribute."""
+        found = getattr(self.model.get_submodule(module), name, None)
+        return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+
+def record(model: nn.Module, example: Tensor) -> Trace:
+    """Record one forward pass of `model` on a batch shaped like `example`.
+
+    Args:
+        model: Any module; untouched.
+        example: A batch the model accepts, first dimension the batch; its values are not read.
+
+    Raises:
+        ShapeError: The model cannot run on such a batch; the message says where it stopped.
+        UnsupportedOp: The model's control flow depends on the values of its input.
+
+    Example:
+        >>> trace = record(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.zeros(1, 3))
+        >>> [str(call.op.overloadpacket) for call in trace.calls]
+        ['aten.t', 'aten.addmm', 'aten.relu']
+    """
+    trace, failure = attempt(model, example)
+    if failure is None:
+        return trace
+    place = f"after {trace.calls[-1]}" if trace.calls else "before its first operation"
+    if isinstance(failure, DataDependentOutputException | DynamicOutputShapeException):
+        raise UnsupportedOp(
+            f"cannot trace {type(model).__name__}: {place} it reads values of its input ({failure}). "
+            "Move that decision out of the forward pass."
+        ) from failure
+    raise ShapeError(
+        f"{type(model).__name__} cannot run on a batch of shape {tuple(example.shape)}: it stopped {place} "
+        f"({type(failure).__name__}: {failure}). Give an example batch that the network accepts."
+    ) from failure
+
+
+def attempt(model: nn.Module, example: Tensor, edits: Record | None = None) -> tuple[Trace, Exception | None]:
+    """Record as far as a pass goes: the trace up to a failure, and the failure or None.
+
+    Args:
+        model: Any module; untouched.
+        example: A batch; its values are not read.
+        edits: Applied to the fake copy before the pass.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with preserved_rng(), torch.no_grad(), _quiet():
+        with FakeCopyMode(mode):
+            fake = copy.deepcopy(model).eval()
+        batch = mode.from_tensor(example.detach())
+        recorder = _Recorder(fake)
+        with mode:
+            for edit in edits.edits if edits is not None else ():
+                edit.apply(fake)
+            recorder.name_tensors()
+            inputs = (recorder.value(batch),)
+            outputs: tuple[Value, ...] = ()
+            failure: Exception | None = None
+            try:
+                with recorder:
+                    result = fake(batch)
+                outputs = recorder.values(result)
+            except Exception as error:  # noqa: BLE001  a user's forward may raise anything; the caller reports it
+                failure = error
+            finally:
+                recorder.remove_hooks()
+    trace = Trace(
+        tuple(recorder.calls),
+        tuple(recorder.module_calls),
+        recorder.tensors,
+        recorder.aliases,
+        inputs,
+        outputs,
+        fake,
+    )
+    return trace, failure
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep PyTorch from logging a stack for each operation that a rehearsed cut makes fail."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
+@dataclass
+class _Frame:
+    name: str
+    inputs: tuple[Value, ...]
+    first: int
+
+
+@dataclass
+class _State:
+    frames: list[_Frame] = field(default_factory=list)
+    latest: dict[int, Value] = field(default_factory=dict)
+    # Fake tensors must outlive the pass: a freed one's id would be given to another.
+    alive: list[Tensor] = field(default_factory=list)
+    count: int = 0
+
+
+class _Recorder(TorchDispatchMode):
+    """Appends a `Call` for every operation, and follows which module is running through hooks on the fake copy."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.calls: list[Call] = []
+        self.module_calls: list[ModuleCall] = []
+        self.tensors: dict[str, Value] = {}
+        self.aliases: dict[str, tuple[str, ...]] = {}
+        self._model = model
+        self._state = _State()
+        self._handles: list[RemovableHandle] = []
+        for name, module in model.named_modules():
+            self._handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True, prepend=True))
+            self._handles.append(module.register_forward_hook(self._leaving, always_call=True))
+
+    def remove_hooks(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def name_tensors(self) -> None:
+        names: dict[int, str] = {}
+        for prefix, module in self._model.named_modules():
+            for leaf, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                if tensor is None:
+                    continue
+                name = f"{prefix}.{leaf}" if prefix else leaf
+                first = names.setdefault(id(tensor), name)
+                if first == name:
+                    self.tensors[name] = self.value(tensor)
+                else:
+                    self.aliases[first] = (*self.aliases.get(first, ()), name)
+
+    def value(self, tensor: Tensor) -> Value:
+        found = self._state.latest.get(id(tensor))
+        return self._fresh(tensor) if found is None else found
+
+    def values(self, tree: object) -> tuple[Value, ...]:
+        return tuple(self.value(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        before = tree_map_only(Tensor, self.value, (args, kwargs))
+        result = func(*args, **kwargs)
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if tensors:
+            frames = self._state.frames
+            self.calls.append(
+                Call(
+                    func,
+                    _by_name(func, *before),
+                    tuple(self._fresh(tensor) for tensor in tensors),
+                    frames[-1].name if frames else "",
+                )
+            )
+        return result
+
+    def _fresh(self, tensor: Tensor) -> Value:
+        value = Value(self._state.count, tuple(tensor.shape))
+        self._state.count += 1
+        self._state.latest[id(tensor)] = value
+        self._state.alive.append(tensor)
+        return value
+
+    def _entering(self, name: str) -> Callable[..., None]:
+        def enter(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._state.frames.append(_Frame(name, self.values((args, kwargs)), len(self.calls)))
+
+        return enter
+
+    def _leaving(self, _module: nn.Module, _args: tuple[Any, ...], output: object) -> None:
+        frame = self._state.frames.pop()
+        self.module_calls.append(
+            ModuleCall(frame.name, frame.inputs, self.values(output), frame.first, len(self.calls))
+        )
+
+
+def _by_name(op: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    named = {}
+    for position, argument in enumerate(op._schema.arguments):
+        if position < len(args):
+            named[argument.name] = args[position]
+        elif argument.name in kwargs:
+            named[argument.name] = kwargs[argument.name]
+        else:
+            named[argument.name] = argument.default_value if argument.has_default_value() else None
+    return named

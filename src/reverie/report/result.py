@@ -1,0 +1,123 @@
+"""The tables of a compression: the closing table, the plan, the closed loop, the time.
+
+Made from the figures that `Compressed.figures()` gives and `run.json` keeps, so a report can be drawn again from the
+folder alone.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from reverie.core.errors import CorruptFile
+from reverie.report.table import Bar, Cell, Detailed, Table
+from reverie.report.text import bytes_text, count_text, milliseconds_text, percent_text, seconds_text
+
+__all__ = ["attempts_table", "decisions_table", "methods_table", "result_table", "seconds_table", "value_text"]
+
+Figures = Mapping[str, Any]
+Made = TypeVar("Made")
+
+WRITERS: Mapping[str, Callable[[float], str]] = {
+    "ms": milliseconds_text,
+    "byte": bytes_text,
+    "MAC": lambda macs: count_text(macs, "MAC"),
+    "share": percent_text,
+}
+
+
+def value_text(value: float, unit: str) -> str:
+    """A figure with its unit, as a person reads it.
+
+    Example:
+        >>> value_text(0.9365, "share"), value_text(1_130_000, "byte")
+        ('93.65%', '1.13 MB')
+    """
+    return WRITERS[unit](value)
+
+
+def result_table(figures: Figures) -> Table:
+    """One row per figure, each beside the teacher's and the noise control's, with shares of the teacher and spreads.
+
+    Raises:
+        CorruptFile: The figures are not those of a compression.
+    """
+    return _made(lambda: Table(("", "teacher", "compressed", "noise control"), tuple(map(_row, figures["rows"]))))
+
+
+def decisions_table(figures: Figures) -> Table:
+    """The plan, one row per site: units before and after, and the evidence for it."""
+    return _made(
+        lambda: Table(("site", "units kept", "loss of this choice alone"), tuple(map(_decision, figures["decisions"])))
+    )
+
+
+def attempts_table(figures: Figures) -> Table:
+    """The closed loop, one row per turn: what the table predicted and what the whole network measured."""
+    return _made(
+        lambda: Table(
+            ("turn", "predicted latency", "measured latency"),
+            tuple(
+                (str(turn), percent_text(attempt["predicted"]), percent_text(attempt["measured"]))
+                for turn, attempt in enumerate(figures["attempts"], 1)
+            ),
+        )
+    )
+
+
+def methods_table(figures: Figures) -> Table:
+    """How each figure of the closing table was obtained."""
+    return _made(
+        lambda: Table(
+            ("figure", "how it was obtained"),
+            tuple((row["quantity"], row["how"]) for row in figures["rows"]),
+            numeric=False,
+        )
+    )
+
+
+def seconds_table(figures: Figures) -> Table:
+    """Time by stage, and in all."""
+
+    def rows() -> Table:
+        seconds = {str(stage): float(value) for stage, value in figures["seconds"].items()}
+        total = sum(seconds.values())
+        bars = [(stage, Bar(value / total if total else 0.0, seconds_text(value))) for stage, value in seconds.items()]
+        return Table(("stage", "time"), (*bars, ("in all", seconds_text(total))))
+
+    return _made(rows)
+
+
+def _row(row: Figures) -> tuple[Cell, ...]:
+    cells = [_measured(row[name], row["unit"]) for name in ("teacher", "compressed", "control")]
+    return (str(row["quantity"]), *cells)
+
+
+def _measured(measured: Figures | None, unit: str) -> Cell:
+    if measured is None:
+        return ""
+    details = []
+    if measured["relative"] is not None and measured["relative"] != 1:
+        details.append(percent_text(measured["relative"], digits=1))
+    if measured["low"] is not None and measured["high"] is not None:
+        details.append(f"{value_text(measured['low'], unit)} to {value_text(measured['high'], unit)}")
+    text = value_text(measured["value"], unit)
+    return Detailed(text, "; ".join(details)) if details else text
+
+
+def _decision(decision: Figures) -> tuple[str, Bar, str]:
+    kept, units = int(decision["kept"]), int(decision["units"])
+    words = "bypassed" if kept == 0 else f"{kept} of {units}"
+    return (
+        str(decision["site"]),
+        Bar(kept / units, words),
+        f"{decision['loss']:.4f} ± {decision['loss_error']:.4f} nats",
+    )
+
+
+def _made(make: Callable[[], Made]) -> Made:
+    try:
+        return make()
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise CorruptFile(
+            f"these are not the figures of a finished compression ({type(error).__name__}: {error}). "
+            "Run the command again."
+        ) from error

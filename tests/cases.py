@@ -1,0 +1,385 @@
+"""One row per public method: how to build a tiny network for it, how to call it, how it can be made to fail.
+
+`tests/test_cases.py` runs every row through what every method owes its caller. A new method adds a row and is held to
+all of that.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reverie.compress import Compressed, compress
+from reverie.core.edit import Bypass, Keep, Record, replay
+from reverie.core.events import Event, Listener, silent
+from reverie.core.modes import frozen
+from reverie.core.network import ImageNetwork, Origin
+from reverie.core.rng import generator, preserved_rng
+from reverie.core.source import Source, noise_source
+from reverie.core.tap import tap
+from reverie.cost.count import count
+from reverie.cost.onnx import export_onnx
+from reverie.distill import Views, distill, reestimate_batch_norm
+from reverie.dream import Bank, PixelCanvas, ShiftAndFlip, choose_precision, default_term, dream, moments, optimize
+from reverie.graph import bypass, certify, cut, masked, permute, probe, record
+from reverie.metrics.evaluate import evaluate, predict
+from reverie.report.inspection import inspect
+from reverie.zoo.load import load
+from reverie.zoo.networks import CifarResNet
+from reverie.zoo.runs import save
+
+IMAGE_SHAPE = (1, 8, 8)
+CLASSES = 4
+EXAMPLE = torch.zeros(2, *IMAGE_SHAPE)
+KEPT = {"body.stem": [0, 2, 3], "body.block.inner": [1, 4]}
+
+
+class Injected(Exception):
+    """The failure that a test makes happen."""
+
+
+class Block(nn.Module):
+    """A residual block: two convolutions with batch normalization, added to what came in."""
+
+    def __init__(self, channels: int, inside: int) -> None:
+        super().__init__()
+        self.inner = nn.Conv2d(channels, inside, 3, padding=1)
+        self.inner_norm = nn.BatchNorm2d(inside)
+        self.outer = nn.Conv2d(inside, channels, 3, padding=1)
+        self.outer_norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = F.relu(self.inner_norm(self.inner(x)))
+        return F.relu(self.outer_norm(self.outer(inner)) + x)
+
+
+class TinyResidual(nn.Module):
+    """A stem, one residual block, one convolution without normalization, a linear head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(6)
+        self.block = Block(6, 5)
+        self.last = nn.Conv2d(6, 7, 3, stride=2)
+        self.linear = nn.Linear(7, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.block(F.relu(self.stem_norm(self.stem(images))))
+        return self.linear(F.relu(self.last(x)).mean(dim=(2, 3)))
+
+
+def tiny_network(seed: int = 0) -> ImageNetwork:
+    """The network of most rows: 8x8 gray images, 4 classes, evaluation mode."""
+    with preserved_rng():
+        body, rng = TinyResidual(), generator(seed, "tiny network")
+    with torch.no_grad():
+        for name, tensor in body.state_dict().items():
+            if name.endswith("running_var") or (name.endswith("weight") and tensor.ndim == 1):
+                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=rng))
+            elif tensor.is_floating_point():
+                fan_in = max(1, tensor[0].numel())
+                tensor.copy_(torch.randn(tensor.shape, generator=rng) / fan_in**0.5)
+    network = ImageNetwork(
+        body, image_shape=IMAGE_SHAPE, mean=[0.5], std=[0.25], origin=Origin("cases:TinyResidual", {})
+    )
+    return network.eval()
+
+
+def wide_network() -> ImageNetwork:
+    """Wide enough that fewer channels are worth choosing: 12x12 gray images, 4 classes, evaluation mode."""
+    arguments = {"blocks": 1, "widths": [16, 32, 32], "in_channels": 1, "num_classes": CLASSES}
+    with preserved_rng():
+        torch.manual_seed(0)
+        body = CifarResNet(**arguments)
+    return ImageNetwork(
+        body, image_shape=(1, 12, 12), origin=Origin("reverie.zoo.networks:CifarResNet", arguments)
+    ).eval()
+
+
+def tiny_source(seed: int = 0, *, count: int = 24) -> Source:
+    """Noise with labels."""
+    images = noise_source(count=count, image_shape=IMAGE_SHAPE, seed=seed).images
+    return Source("tiny", images, torch.arange(count) % CLASSES)
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a call is given beside its network."""
+
+    folder: Path
+    seed: int = 0
+    on_event: Listener = silent
+
+
+Call = Callable[[Any, Use], Any]
+Failure = Callable[["Case", nn.Module, Use], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One public method.
+
+    Attributes:
+        name: Its dotted name: the package's, then the function's.
+        call: Calls it.
+        failures: Ways to make it fail half-way, by name; each raises.
+        network: Builds the network that is watched.
+        seeded: Whether the result depends on `Use.seed`.
+        nightly: Whether a call takes seconds, so that its laws are checked at night.
+        essence: The part of the result that must repeat, where times are part of it.
+        reports: Whether it tells `Use.on_event` how far it is.
+    """
+
+    name: str
+    call: Call
+    failures: Mapping[str, Failure]
+    network: Callable[[], nn.Module] = tiny_network
+    seeded: bool = False
+    reports: bool = False
+    nightly: bool = False
+    essence: Callable[[Any], Any] = lambda result: result
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def in_listener(case: Case, model: nn.Module, use: Use) -> None:
+    """The caller's listener raises."""
+
+    def listen(event: Event) -> None:
+        raise Injected(event.stage)
+
+    case.call(model, Use(use.folder, use.seed, listen))
+
+
+def in_forward(case: Case, model: nn.Module, use: Use) -> None:
+    """The network raises the second time that its last layer is reached, or the first where it is reached once."""
+    _trip(case, model, use, Injected)
+
+
+def interrupted(case: Case, model: nn.Module, use: Use) -> None:
+    """The person at the keyboard interrupts while the network runs."""
+    _trip(case, model, use, KeyboardInterrupt)
+
+
+def by(call: Call) -> Failure:
+    """Another call, with something wrong in it."""
+
+    def fail(case: Case, model: nn.Module, use: Use) -> None:
+        call(model, use)
+
+    return fail
+
+
+def _trip(case: Case, model: nn.Module, use: Use, failure: type[BaseException]) -> None:
+    # Set by the test on a hook that the model already wears, so that the trap itself is no change.
+    WIRE.failure = failure
+    try:
+        case.call(model, use)
+    finally:
+        WIRE.failure = None
+
+
+class Wire:
+    """A forward hook that raises when it is armed."""
+
+    failure: type[BaseException] | None = None
+
+    def __call__(self, *_: object) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def __deepcopy__(self, memo: object) -> "Wire":
+        return self
+
+
+WIRE = Wire()
+RUNS: Mapping[str, Failure] = {"in forward": in_forward, "interrupted": interrupted}
+LISTENS: Mapping[str, Failure] = {"in listener": in_listener}
+CUT = Record(
+    (
+        Keep(
+            {
+                "body.block.inner.weight": {0: (0, 3)},
+                "body.block.inner.bias": {0: (0, 3)},
+                **{
+                    f"body.block.inner_norm.{name}": {0: (0, 3)}
+                    for name in ("weight", "bias", "running_mean", "running_var")
+                },
+                "body.block.outer.weight": {1: (0, 3)},
+            },
+            {
+                "body.block.inner.out_channels": 2,
+                "body.block.inner_norm.num_features": 2,
+                "body.block.outer.in_channels": 2,
+            },
+        ),
+        Bypass(("body.last",)),
+    )
+)
+
+
+def _inside(borrow: Callable[[nn.Module], Any]) -> Call:
+    def call(model: nn.Module, use: Use) -> Tensor:
+        with borrow(model), torch.no_grad():
+            return torch.as_tensor(model(tiny_source().floats()).shape)
+
+    return call
+
+
+def _frozen_and_tapped(model: nn.Module) -> ExitStack:
+    stack = ExitStack()
+    stack.enter_context(frozen(model))
+    stack.enter_context(tap(model, nn.Conv2d))
+    return stack
+
+
+def _with(change: Callable[..., Any], wrong: Any) -> Failure:
+    return by(lambda model, use: change(model, probe(model, EXAMPLE), wrong))
+
+
+def _distill(teacher: nn.Module, student: nn.Module, use: Use) -> Any:
+    return distill(
+        teacher, student, tiny_source(), steps=4, batch_size=8, views=Views(), seed=use.seed, on_event=use.on_event
+    )
+
+
+def _moments(model: nn.Module, use: Use) -> list[Tensor]:
+    with frozen(model), torch.no_grad(), moments(model) as seen:
+        model(tiny_source().floats())
+        return [tensor for one in seen for tensor in (one.mean, one.variance)]
+
+
+def _optimize(model: nn.Module, use: Use) -> Any:
+    canvas = PixelCanvas(tiny_source().floats(slice(0, 4)))
+    targets = torch.arange(4) % CLASSES
+    return optimize(
+        model,
+        canvas,
+        term=default_term(),
+        targets=targets,
+        steps=3,
+        augment=ShiftAndFlip(1),
+        seed=use.seed,
+        on_event=use.on_event,
+    )
+
+
+def _dream(model: nn.Module, use: Use) -> Bank:
+    return dream(model, count=6, steps=3, batch_size=4, seed=use.seed, on_event=use.on_event)
+
+
+def _dream_on_disk(model: nn.Module, use: Use) -> Bank:
+    return dream(model, count=6, steps=3, batch_size=4, seed=use.seed, path=use.folder, on_event=use.on_event)
+
+
+def _of_bank(bank: Bank) -> list[Tensor]:
+    return [bank.images, bank.labels, bank.logits, bank.seeds]
+
+
+def _compress(model: nn.Module, use: Use) -> Compressed:
+    source = noise_source(count=96, image_shape=(1, 12, 12), seed=0)
+    return compress(
+        model,
+        macs="60%",
+        source=source,
+        teach_steps=3,
+        control=False,
+        threads=1,
+        seed=use.seed,
+        on_event=use.on_event,
+    )
+
+
+def _saved(model: ImageNetwork, use: Use) -> list[Path]:
+    save(model, use.folder, record=Record())
+    return sorted(use.folder.iterdir())
+
+
+CASES: tuple[Case, ...] = (
+    Case(
+        "core.replay",
+        lambda model, use: replay(CUT, model),
+        {"bad record": by(lambda model, use: replay(CUT + Record((Bypass(("absent",)),)), model))},
+    ),
+    Case("core.frozen", _inside(frozen), RUNS),
+    Case("core.tap", _inside(_frozen_and_tapped), RUNS),
+    Case("graph.record", lambda model, use: [call.op for call in record(model, EXAMPLE).calls], RUNS),
+    Case("graph.probe", lambda model, use: probe(model, EXAMPLE), RUNS),
+    Case(
+        "graph.certify",
+        lambda model, use: certify(model, probe(model, EXAMPLE), EXAMPLE, seed=use.seed),
+        RUNS,  # a proof is random inside, and its verdict is not: so not seeded
+    ),
+    Case(
+        "graph.cut",
+        lambda model, use: cut(model, probe(model, EXAMPLE), KEPT),
+        {"no group": _with(cut, {"absent": [0]})},
+    ),
+    Case(
+        "graph.masked",
+        lambda model, use: masked(model, probe(model, EXAMPLE), KEPT),
+        {"no group": _with(masked, {"x": [0]})},
+    ),
+    Case(
+        "graph.permute",
+        lambda model, use: permute(model, probe(model, EXAMPLE), {"body.block.inner": [4, 3, 2, 1, 0]}),
+        {"no group": _with(permute, {"absent": [0]})},
+    ),
+    Case(
+        "graph.bypass",
+        lambda model, use: bypass(model, probe(model, EXAMPLE), ["body.block"]),
+        {"no branch": _with(bypass, ["body.last"])},
+    ),
+    Case("metrics.predict", lambda model, use: predict(model, tiny_source(), batch_size=7), RUNS),
+    Case("metrics.evaluate", lambda model, use: evaluate(model, tiny_source()), RUNS),
+    Case("distill.reestimate_batch_norm", lambda model, use: reestimate_batch_norm(model, tiny_source()), RUNS),
+    Case(
+        "distill.distill",
+        lambda teacher, use: _distill(teacher, tiny_network(1), use),
+        {**RUNS, **LISTENS},
+        seeded=True,
+        reports=True,
+    ),
+    Case(
+        "distill.distill",
+        lambda student, use: _distill(tiny_network(1), student, use),
+        {**RUNS, **LISTENS},
+        seeded=True,
+        reports=True,
+    ),
+    Case("cost.count", lambda model, use: count(model, EXAMPLE), RUNS),
+    Case("cost.export_onnx", lambda model, use: export_onnx(model), RUNS, nightly=True),
+    Case("dream.moments", _moments, RUNS),
+    Case("dream.choose_precision", lambda model, use: str(choose_precision(model)), {}),
+    Case("dream.optimize", _optimize, {**RUNS, **LISTENS}, seeded=True, reports=True),
+    Case("dream.dream", _dream, {**RUNS, **LISTENS}, seeded=True, reports=True, essence=_of_bank),
+    Case("dream.dream", _dream_on_disk, {**RUNS, **LISTENS}, seeded=True, reports=True, essence=_of_bank),
+    Case(
+        "compress.compress",
+        _compress,
+        {**RUNS, **LISTENS},
+        network=wide_network,
+        reports=True,
+        seeded=True,
+        essence=lambda result: (result.plan, result.record, result.network),
+        nightly=True,
+    ),
+    Case("report.inspect", lambda model, use: inspect(model, latency=False).to_json(), RUNS, reports=False),
+    Case(
+        "zoo.load",
+        lambda model, use: load("zoo:fashion-vgg"),
+        {"nothing there": by(lambda model, use: load("zoo:absent"))},
+    ),
+    Case(
+        "zoo.save",
+        _saved,
+        {"folder in the way": by(lambda model, use: save(model, Path(__file__), record=Record()))},
+    ),
+)

@@ -1,0 +1,129 @@
+"""What is printed where, and the exit status."""
+
+import json
+import subprocess
+import sys
+from typing import NoReturn
+
+import pytest
+
+from reverie.cli.main import main
+from reverie.core.errors import RangeError, ReverieError
+
+EVALUATE = ["evaluate", "zoo:fashion-vgg", "--test-set", "zoo:fashion-mnist"]
+URL = "http"
+
+
+def _raising(error: BaseException) -> object:
+    def load(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    return load
+
+
+def _one_sentence(err: str) -> str:
+    (line,) = err.splitlines()
+    assert line.startswith("error: ")
+    assert "Traceback" not in line
+    assert URL not in line
+    assert line.isprintable()
+    return line.removeprefix("error: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evalute"], "evaluate"),
+        (["evaluate", "zoo:fashion-vgg"], "--test-set"),
+        (["evaluate", "--test-set", "x"], "MODEL"),
+        ([*EVALUATE, "--tets-set", "x"], "--tets-set"),
+        ([*EVALUATE, "one-too-many"], "one-too-many"),
+        ([*EVALUATE, "--image-shape", "3", "32"], "--image-shape"),
+        ([*EVALUATE, "--image-shape", "3", "32", "wide"], "wide"),
+        ([*EVALUATE, "--trust", "everyone"], "pt2"),
+        (["bench", "nothing"], "main-job"),
+        (["bench", "main-job", "--only", "nothing"], "import-time"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_a_request_that_cannot_be_read_is_one_sentence(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in _one_sentence(err)
+
+
+def test_an_error_of_the_package_is_its_own_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("reverie.zoo.load.load", _raising(RangeError("asked, found,\nwhere, \x1b[31mdo")))
+    assert main(EVALUATE) == 2
+    assert _one_sentence(capsys.readouterr().err) == "asked, found, where, [31mdo"
+
+
+def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("reverie.zoo.load.load", _raising(KeyboardInterrupt()))
+    assert main(EVALUATE) == 130
+    assert capsys.readouterr() == ("", "interrupted; run the same command again to go on\n")
+
+
+def test_a_surprise_names_itself_and_the_way_to_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("reverie.zoo.load.load", _raising(ZeroDivisionError("by zero")))
+    assert main(EVALUATE) == 1
+    said = _one_sentence(capsys.readouterr().err)
+    assert said.startswith("unexpected ZeroDivisionError: by zero.")
+    assert "--debug" in said
+    assert main([*EVALUATE, "--debug"]) == 1
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ReverieError("no"), ZeroDivisionError("no"), KeyboardInterrupt()], ids=repr)
+def test_with_json_a_failure_is_one_object_as_well(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("reverie.zoo.load.load", _raising(error))
+    status = main([*EVALUATE, "--json"])
+    out, err = capsys.readouterr()
+    found = json.loads(out)["error"]
+    assert found.keys() == {"kind", "message", "status"}
+    assert found["status"] == status
+    assert found["message"] in err
+
+
+def test_whatever_other_code_prints_the_answer_is_one_object(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def doctor_noise() -> str:
+        print("noise of some library")  # noqa: T201
+        return "fine"
+
+    # The package's attribute `doctor` is the verb; the module of the same name is found by its full name.
+    monkeypatch.setattr(sys.modules["reverie.cli.verbs.doctor"], "_torch", doctor_noise)
+    assert main(["doctor", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out).keys() == {"machine", "versions", "checks"}
+    assert out.count("\n") == 1
+    assert "noise of some library" in err
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip()
+    assert err == ""
+
+
+def test_the_command_as_a_process() -> None:
+    def run(*words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "reverie.cli", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    good, bad = run("doctor", "--json"), run("evaluate", "zoo:fashion-vgg")
+    assert (good.returncode, good.stderr) == (0, "")
+    assert json.loads(good.stdout)["checks"][0]["state"] == "ok"
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert "--test-set" in _one_sentence(bad.stderr)

@@ -1,0 +1,65 @@
+"""The loop ends within the measured budget, whatever the table got wrong."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reverie.compress.closed_loop import meet_budget
+from reverie.core.errors import BudgetInfeasible
+
+
+def solver_over(costs: list[float]):
+    """A solver that returns the most expensive known plan within its limit, as the allocator does."""
+
+    def solve(limit: float) -> tuple[float, float]:
+        fitting = [cost for cost in costs if cost <= limit]
+        if not fitting:
+            raise BudgetInfeasible("too tight", cheapest=min(costs), budget="latency")
+        return max(fitting), max(fitting)
+
+    return solve
+
+
+@given(
+    costs=st.lists(st.floats(0.05, 1.0), min_size=1, max_size=30, unique=True),
+    error=st.floats(0.7, 1.4),
+    offset=st.floats(0.0, 0.1),
+    budget=st.floats(0.2, 1.0),
+)
+def test_measured_cost_is_within_the_budget_however_wrong_the_table(costs, error, offset, budget):
+    def measure(cost: float) -> float:
+        return error * cost + offset
+
+    if measure(min(costs)) > budget:
+        with pytest.raises(BudgetInfeasible) as caught:
+            meet_budget(solver_over(costs), measure, budget=budget, first_limit=budget, attempts=30)
+        assert caught.value.cheapest >= measure(min(costs)) - 1e-12
+        return
+    chosen, history = meet_budget(solver_over(costs), measure, budget=budget, first_limit=budget, attempts=30)
+    assert chosen.measured <= budget
+    assert chosen in history
+    assert chosen.predicted == max(turn.predicted for turn in history if turn.measured <= budget)
+
+
+def test_a_table_that_is_too_low_is_corrected_upward_and_one_that_is_too_high_downward():
+    costs = [index / 100 for index in range(10, 101)]
+    for error in (0.8, 1.25):
+        chosen, _ = meet_budget(solver_over(costs), lambda cost, e=error: e * cost, budget=0.6, first_limit=0.6)
+        assert 0.6 * 0.97 <= chosen.measured <= 0.6
+
+
+def test_no_plan_is_measured_twice():
+    measured = []
+
+    def measure(cost: float) -> float:
+        measured.append(cost)
+        return 1.5 * cost
+
+    meet_budget(solver_over([0.1, 0.3, 0.5, 0.9]), measure, budget=0.6, first_limit=0.6)
+    assert len(measured) == len(set(measured))
+
+
+def test_infeasible_says_the_lowest_measured_cost():
+    with pytest.raises(BudgetInfeasible, match="0.88") as caught:
+        meet_budget(solver_over([0.4, 0.8]), lambda cost: 2.2 * cost, budget=0.5, first_limit=0.5)
+    assert caught.value.cheapest == pytest.approx(0.88)

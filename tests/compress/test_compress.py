@@ -1,0 +1,164 @@
+"""The whole way on a tiny network: what comes back is within its budget, rebuilds anywhere, and is the same again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+
+from reverie.compress.compress import compress
+from reverie.core.errors import BudgetInfeasible, FolderInUse, RangeError, ReferenceNotFound, ShapeError
+from reverie.core.network import ImageNetwork, Origin
+from reverie.core.source import Source, noise_source
+from reverie.zoo.load import load
+from reverie.zoo.networks import CifarResNet
+
+ARGUMENTS = {"blocks": 1, "widths": [16, 32, 32], "in_channels": 1, "num_classes": 4}
+
+
+def teacher() -> ImageNetwork:
+    torch.manual_seed(0)
+    origin = Origin("reverie.zoo.networks:CifarResNet", ARGUMENTS)
+    body = CifarResNet(blocks=1, widths=(16, 32, 32), in_channels=1, num_classes=4)
+    network = ImageNetwork(body, image_shape=(1, 12, 12), mean=[0.5], std=[0.25], origin=origin)
+    body.train()
+    with torch.no_grad():
+        for _ in range(20):
+            network(torch.rand(32, 1, 12, 12))
+    return network.eval()
+
+
+def images(count: int = 96) -> Source:
+    return Source("images", noise_source(count=count, image_shape=(1, 12, 12), seed=5).images)
+
+
+def labeled(network: ImageNetwork) -> Source:
+    source = noise_source(count=40, image_shape=(1, 12, 12), seed=6)
+    with torch.no_grad():
+        return Source("held out", source.images, network(source.floats()).argmax(1))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    network = teacher()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    result = compress(
+        network, macs="50%", folder=folder, source=images(), test=labeled(network), teach_steps=10, threads=1
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    return folder, result
+
+
+def test_the_budget_holds_and_every_row_has_three_columns(run):
+    _, result = run
+    rows = {row.quantity: row for row in result.rows}
+    assert rows["multiply-adds"].compressed.relative <= 0.5
+    assert set(rows) == {"latency", "size", "multiply-adds", "agreement with the teacher", "test accuracy"}
+    assert all(row.control is not None and row.how for row in result.rows)
+    assert rows["test accuracy"].teacher.value == 1.0
+    assert rows["agreement with the teacher"].teacher.value == 1.0
+
+
+def test_the_folder_rebuilds_the_network_in_a_new_process(run):
+    folder, result = run
+    code = (
+        "import sys, torch, reverie\n"
+        "network = reverie.load(sys.argv[1])\n"
+        "torch.manual_seed(1)\n"
+        "with torch.no_grad(): print(network(torch.rand(3, 1, 12, 12)).double().sum().item())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        expected = result.network(torch.rand(3, 1, 12, 12)).double().sum().item()
+    assert float(done.stdout) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_onnx_file_runs_in_onnx_runtime_alone_and_agrees(run):
+    folder, result = run
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    batch = images().floats(slice(0, 5))
+    (logits,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(logits), result.network(batch), rtol=1e-4, atol=1e-4)
+
+
+def test_run_json_says_what_was_asked_found_and_where(run):
+    folder, result = run
+    written = json.loads((folder / "run.json").read_text())
+    assert written["finished"] is True
+    assert written["config"]["budgets"] == {"macs": "50%"}
+    assert written["figures"] == json.loads(json.dumps(result.figures()))
+    assert {"machine", "versions", "commit"} <= written.keys()
+
+
+def test_the_same_call_again_reads_what_is_there_and_gives_the_same_network(run):
+    folder, result = run
+    again = compress(
+        teacher(), macs="50%", folder=folder, source=images(), test=labeled(teacher()), teach_steps=10, threads=1
+    )
+    assert again.plan == result.plan
+    assert all(torch.equal(a, b) for a, b in zip(again.network.state_dict().values(), result.network.state_dict().values(), strict=True))
+    with pytest.raises(FolderInUse, match="budgets"):
+        compress(teacher(), macs="40%", folder=folder, source=images(), teach_steps=10, threads=1)
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    compress(teacher(), macs="60%", source=images(), teach_steps=2, control=False, threads=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_latency_budget_is_met_when_measured():
+    result = compress(teacher(), latency="80%", source=images(), teach_steps=2, control=False, threads=1)
+    assert result.attempts
+    chosen = [turn for turn in result.attempts if turn.measured <= 0.8]
+    assert chosen
+
+
+def test_several_budgets_hold_at_once():
+    result = compress(teacher(), macs="70%", size="40%", source=images(), teach_steps=2, control=False, threads=1)
+    rows = {row.quantity: row.compressed.relative for row in result.rows}
+    assert rows["multiply-adds"] <= 0.7
+    assert rows["size"] <= 0.4
+
+
+def test_an_unreachable_budget_says_the_cheapest_that_is_reachable():
+    with pytest.raises(BudgetInfeasible, match=r"cannot reach a budget of 1% for macs.*which is [0-9.]+%"):
+        compress(teacher(), macs="1%", source=images(), teach_steps=2, threads=1)
+    with pytest.raises(BudgetInfeasible, match=r"cannot reach a latency of 1 us.*Raise the budget") as caught:
+        compress(teacher(), latency="1us", source=images(), teach_steps=2, threads=1)
+    assert 0.001 < caught.value.cheapest < 1.0, "milliseconds of a network that exists"
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({}, RangeError, "at least one budget"),
+        ({"latency": "60"}, RangeError, "no unit"),
+        ({"macs": "50%", "dreams": 3}, RangeError, "at least 64"),
+        ({"macs": "50%", "teach_steps": 0}, RangeError, "at least 1"),
+        ({"macs": "50%", "source": noise_source(count=8, image_shape=(3, 8, 8), seed=0)}, ShapeError, "3, 8, 8"),
+        ({"macs": "50%", "test": images(8)}, ReferenceNotFound, "no labels"),
+    ],
+)
+def test_bad_input_is_said_before_any_work(options, kind, words, tmp_path: Path):
+    with pytest.raises(kind, match=words):
+        compress(teacher(), folder=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_from_a_run_can_be_compressed_again(run, tmp_path):
+    folder, first = run
+    smaller = compress(
+        load(folder), macs="70%", folder=tmp_path / "second", source=images(), teach_steps=2, control=False, threads=1
+    )
+    assert smaller.rows[2].compressed.value <= 0.7 * first.rows[2].compressed.value
+    rebuilt = load(tmp_path / "second")
+    with torch.no_grad():
+        batch = images().floats(slice(0, 3))
+        torch.testing.assert_close(rebuilt.eval()(batch), smaller.network.eval()(batch))

@@ -1,0 +1,43 @@
+"""One digest for equal tensors, another for all others."""
+
+import hashlib
+
+import pytest
+import torch
+
+from reverie.core.digest import sha256_tensors
+
+BASE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
+
+
+def test_the_digest_by_hand() -> None:
+    content = b"x torch.uint8 (2, 1);" + bytes([7, 9])
+    tensors = {"x": torch.tensor([[7], [9]], dtype=torch.uint8)}
+    assert sha256_tensors(tensors) == hashlib.sha256(content).hexdigest()
+
+
+def test_order_layout_and_gradients_do_not_count() -> None:
+    turned = {"b": BASE["b"].clone(), "a": BASE["a"].t().contiguous().t().requires_grad_()}
+    assert turned["a"].stride() != BASE["a"].stride()
+    assert sha256_tensors(turned) == sha256_tensors(BASE)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": BASE["a"]},
+        {"a": BASE["a"], "c": BASE["b"]},
+        {"a": BASE["a"].reshape(3, 2), "b": BASE["b"]},
+        {"a": BASE["a"].double(), "b": BASE["b"]},
+        {"a": BASE["a"] + torch.tensor([0.0, 0.0, 1e-6]), "b": BASE["b"]},
+        {"a": -BASE["a"], "b": BASE["b"]},
+        {"b": BASE["a"], "a": BASE["b"]},
+    ],
+)
+def test_everything_else_counts(other: dict[str, torch.Tensor]) -> None:
+    assert sha256_tensors(other) != sha256_tensors(BASE)
+
+
+def test_scalars_and_empty_tensors() -> None:
+    assert sha256_tensors({"a": torch.tensor(1.0)}) != sha256_tensors({"a": torch.ones(1)})
+    assert sha256_tensors({"a": torch.ones(0)}) != sha256_tensors({"a": torch.ones(0, 2)})

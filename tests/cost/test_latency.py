@@ -1,0 +1,159 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from reverie.core.errors import CorruptFile, ReferenceNotFound
+from reverie.core.network import ImageNetwork
+from reverie.cost.latency import LatencyTable, measure_networks
+from reverie.cost.layer_graph import LayerShape
+from reverie.cost.onnx import export_onnx
+
+CONV = LayerShape("conv", 16, 16, (3, 3), (1, 1), (1, 1), (1, 1), input_size=(14, 14), activation="relu")
+
+
+def convs(inputs, outputs):
+    return [replace(CONV, in_channels=i, out_channels=o) for i in inputs for o in outputs]
+
+
+@pytest.fixture
+def synthetic(monkeypatch):
+    """A machine whose times are known: linear in the input width, with a bend at 96, and stairs in the output width."""
+    timed = []
+
+    def ratio(shape):
+        bend = max(0, shape.in_channels - 96) * 3
+        return (shape.in_channels + bend) * -(-shape.out_channels // 16) / 100 + 0.1
+
+    def time(table, shapes):
+        timed.extend(shapes)
+        table._yardstick_ms = 0.5
+        for shape in shapes:
+            table._layers[shape.key] = {"ratio": ratio(shape), "error": 0.001, "measured": True}
+
+    monkeypatch.setattr(LatencyTable, "_time", time)
+    return timed, ratio
+
+
+def test_only_the_bends_are_measured_and_all_times_are_right(synthetic):
+    timed, ratio = synthetic
+    table = LatencyTable()
+    shapes = convs(range(16, 97, 16), (32, 64)) + convs(range(16, 129, 16), (48,))
+    table.measure(shapes)
+    straight = [shape for shape in timed if shape.out_channels != 48]
+    assert sorted(shape.in_channels for shape in straight) == [16, 16, 64, 64, 96, 96]
+    for shape in shapes:
+        assert table.milliseconds(shape) == pytest.approx(0.5 * ratio(shape), rel=0.04)
+        assert table.latency(shape).measured == (shape in timed)
+
+
+def test_nothing_is_measured_twice(synthetic):
+    timed, _ = synthetic
+    table = LatencyTable()
+    table.measure(convs((16, 32, 48), (16,)) * 2)
+    count = len(timed)
+    assert count == len({shape.key for shape in timed})
+    table.measure(convs((16, 32, 48), (16,)))
+    assert len(timed) == count
+
+
+def test_grouped_and_odd_widths_are_not_interpolated(synthetic):
+    timed, _ = synthetic
+    grouped = [replace(CONV, in_channels=width, out_channels=width, groups=4) for width in (16, 32, 48, 64)]
+    LatencyTable().measure(grouped + convs((16, 30, 64), (16,)))
+    assert {shape.key for shape in timed} >= {shape.key for shape in grouped}
+    assert replace(CONV, in_channels=30) in timed
+
+
+def test_the_file_is_read_back_and_keeps_other_machines(tmp_path, synthetic):
+    timed, ratio = synthetic
+    path = tmp_path / "runs" / "latency.json"
+    other = {"yardstick_ms": 1.0, "layers": {"linear 1->1": {"ratio": 1.0, "error": 0.0, "measured": True}}}
+    LatencyTable(path).measure(convs((16, 64), (16,)))
+    stored = json.loads(path.read_text())
+    stored["tables"]["another machine"] = other
+    path.write_text(json.dumps(stored))
+    count = len(timed)
+    again = LatencyTable(path)
+    again.measure(convs((16, 64), (16, 32)))
+    assert len(timed) == count + 2
+    assert again.milliseconds(CONV) == pytest.approx(0.5 * ratio(CONV))
+    assert json.loads(path.read_text())["tables"]["another machine"] == other
+
+
+def test_threads_do_not_share_entries(tmp_path, synthetic):
+    path = tmp_path / "latency.json"
+    LatencyTable(path, threads=1).measure([CONV])
+    with pytest.raises(ReferenceNotFound, match="measure"):
+        LatencyTable(path, threads=2).milliseconds(CONV)
+
+
+def test_what_was_measured_before_a_kill_stays(tmp_path, synthetic, monkeypatch):
+    path = tmp_path / "latency.json"
+    time = LatencyTable._time
+
+    def killed(table, shapes):
+        if table._layers:
+            raise KeyboardInterrupt
+        time(table, shapes)
+
+    monkeypatch.setattr(LatencyTable, "_time", killed)
+    shapes = convs((16,), range(16, 16 * 20, 16))
+    with pytest.raises(KeyboardInterrupt):
+        LatencyTable(path).measure(shapes)
+    kept = LatencyTable(path)
+    assert sum(shape.key in kept._layers for shape in shapes) == 8
+
+
+def test_events_end_at_the_total(synthetic):
+    events = []
+    LatencyTable().measure(convs((16, 32, 48, 64, 80), (16, 32)), on_event=events.append)
+    assert events[-1].step == events[-1].total == 10
+    assert [event.step for event in events] == sorted(event.step for event in events)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"format": 99, "tables": {}}', "{"])
+def test_a_damaged_file_is_named(tmp_path, content):
+    path = tmp_path / "latency.json"
+    path.write_text(content)
+    with pytest.raises(CorruptFile, match=r"latency\.json"):
+        LatencyTable(path)
+
+
+def test_measured_layers_are_ordered_as_their_work_is():
+    table = LatencyTable()
+    small, large = CONV, replace(CONV, in_channels=64, out_channels=64)
+    table.measure([small, large, replace(large, adds=True)])
+    # 16 times the work; a runtime is less efficient on the small one.
+    assert 5 < table.milliseconds(large) / table.milliseconds(small) < 30
+    assert table.milliseconds(replace(large, adds=True)) == pytest.approx(table.milliseconds(large), rel=0.3)
+    assert all(table.latency(shape).measured for shape in (small, large))
+
+
+def test_the_width_step_is_a_power_of_two():
+    assert LatencyTable().width_step() in (1, 2, 4, 8, 16, 32)
+
+
+def test_networks_are_timed_beside_the_teacher():
+    def network(width):
+        body = nn.Sequential(
+            nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.Flatten()
+        )
+        return export_onnx(ImageNetwork(body, image_shape=(1, 32, 32)))
+
+    teacher = network(64)
+    timings = measure_networks({"teacher": teacher, "same": teacher, "half": network(32)}, (1, 32, 32), tolerance=0.02)
+    assert timings["teacher"].ratio_median == 1.0
+    assert timings["same"].ratio_median == pytest.approx(1.0, abs=0.06)
+    assert 0.2 < timings["half"].ratio_median < 0.6
+    assert np.isfinite(timings["half"].ratio_error)
+
+
+def test_measuring_leaves_the_global_random_state():
+    numpy_state, torch_state = np.random.get_state()[1].copy(), torch.random.get_rng_state()  # noqa: NPY002
+    LatencyTable().measure([LayerShape("linear", 8, 8)])
+    assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
+    assert torch.equal(torch.random.get_rng_state(), torch_state)
