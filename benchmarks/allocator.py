@@ -4,7 +4,10 @@ Run: python benchmarks/allocator.py
 """
 
 import json
+import statistics
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -67,30 +70,33 @@ def resnet50(widths: int, *, share: float, seed: int) -> tuple[list[Site], list[
     return list(sites.values()), pairs, {"ms": share * full}
 
 
-def timed(sites: list[Site], pairs: list[PairCost], budgets: dict[str, float]) -> tuple[float, Allocation]:
-    started = time.perf_counter()
-    found = allocate(sites, pairs, budgets=budgets)
-    return time.perf_counter() - started, found
+def figure(name: str, runs: list[Callable[[], Allocation]]) -> dict[str, object]:
+    """Wall and processor seconds of the median run, the longest one, and the largest gap."""
+    wall, processor, gaps = [], [], []
+    for run in runs:
+        at_wall, at_processor = time.perf_counter(), time.process_time()
+        gaps.append(run().gap)
+        wall.append(time.perf_counter() - at_wall)
+        processor.append(time.process_time() - at_processor)
+    return {
+        "name": name,
+        "unit": "s",
+        "value": round(statistics.median(wall), 3),
+        "longest": round(max(wall), 3),
+        "processor": round(statistics.median(processor), 3),
+        "gap": max(gaps),
+    }
 
 
 def main() -> None:
-    sites, budget = uncoupled(100, 200, seed=0)
-    runs = [timed(sites, [], {"ms": budget}) for _ in range(5)]
-    figure = {
-        "name": "uncoupled_100x200",
-        "value": sorted(run[0] for run in runs)[2],
-        "unit": "s",
-        "gap": runs[0][1].gap,
-    }
-    print(json.dumps(figure))
+    cases = [uncoupled(100, 200, seed=seed) for seed in range(9)]
+    runs = [partial(allocate, sites, budgets={"ms": budget}) for sites, budget in cases]
+    print(json.dumps(figure("uncoupled_100x200", runs)))
     for widths in (8, 16):
         for share in (0.7, 0.5, 0.3):
-            seconds, found = timed(*resnet50(widths, share=share, seed=0))
-            print(
-                json.dumps(
-                    {"name": f"resnet50_{widths}_widths_{share}", "value": seconds, "unit": "s", "gap": found.gap}
-                )
-            )
+            made = [resnet50(widths, share=share, seed=seed) for seed in range(3)]
+            coupled = [partial(allocate, sites, pairs, budgets=budgets) for sites, pairs, budgets in made]
+            print(json.dumps(figure(f"resnet50_{widths}_widths_at_{share}", coupled)))
 
 
 if __name__ == "__main__":

@@ -368,7 +368,7 @@ CASES: tuple[Case, ...] = (
         network=wide_network,
         reports=True,
         seeded=True,
-        essence=lambda result: (result.plan, result.record, result.network),
+        essence=lambda result: (result.plan, result.record, result.network, result.decisions),
         nightly=True,
     ),
     Case("report.inspect", lambda model, use: inspect(model, latency=False).to_json(), RUNS, reports=False),

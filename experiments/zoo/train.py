@@ -8,7 +8,6 @@ read once, after the last step, and selects nothing. A checkpoint after every ep
 import argparse
 import json
 import math
-import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,10 +46,32 @@ class Recipe:
 FASHION_VGG = {"stages": [[32, 32], [64, 64], [96, 96]], "in_channels": 1}
 CIFAR_VGG = {"stages": [[32, 48], [64, 64], [128, 128, 128]], "in_channels": 3}
 RECIPES = {
-    "fashion-resnet20": Recipe("fashion-mnist", "CifarResNet", {"widths": [32, 48, 64], "in_channels": 1}, 16, 0.2, (20, 24, 28, 28), shift_pixels=2, erase_pixels=8),
-    "fashion-vgg": Recipe("fashion-mnist", "CifarVGG", FASHION_VGG, 14, 0.1, (20, 24, 28, 28), shift_pixels=2, erase_pixels=8, seed=1),
-    "cifar10-resnet20": Recipe("cifar10", "CifarResNet", {"widths": [32, 64, 128], "in_channels": 3}, 12, 0.25, (20, 24, 28, 32), shift_pixels=3, erase_pixels=6),
-    "cifar10-vgg": Recipe("cifar10", "CifarVGG", CIFAR_VGG, 12, 0.1, (20, 24, 28, 32), shift_pixels=3, erase_pixels=6, seed=1),
+    "fashion-resnet20": Recipe(
+        "fashion-mnist",
+        "CifarResNet",
+        {"widths": [32, 48, 64], "in_channels": 1},
+        16,
+        0.2,
+        (20, 24, 28, 28),
+        shift_pixels=2,
+        erase_pixels=8,
+    ),
+    "fashion-vgg": Recipe(
+        "fashion-mnist", "CifarVGG", FASHION_VGG, 14, 0.1, (20, 24, 28, 28), shift_pixels=2, erase_pixels=8, seed=1
+    ),
+    "cifar10-resnet20": Recipe(
+        "cifar10",
+        "CifarResNet",
+        {"widths": [32, 64, 128], "in_channels": 3},
+        12,
+        0.25,
+        (20, 24, 28, 32),
+        shift_pixels=3,
+        erase_pixels=6,
+    ),
+    "cifar10-vgg": Recipe(
+        "cifar10", "CifarVGG", CIFAR_VGG, 12, 0.1, (20, 24, 28, 32), shift_pixels=3, erase_pixels=6, seed=1
+    ),
 }
 
 
@@ -105,7 +126,9 @@ def train(name: str, images: Tensor, labels: Tensor, checkpoint: Path) -> tuple[
     mean, std = pixels.mean((0, 2, 3)).view(1, -1, 1, 1), pixels.std((0, 2, 3)).view(1, -1, 1, 1)
     del pixels
     model = build(recipe).to(memory_format=torch.channels_last)
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+    average = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True
+    )
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -129,7 +152,9 @@ def train(name: str, images: Tensor, labels: Tensor, checkpoint: Path) -> tuple[
             pick = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
             batch = (augment(images[pick], recipe, size, generator) / 255 - mean) / std
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(epoch * per_epoch + step + 1, recipe.epochs * per_epoch, recipe.peak_learning_rate)
+                group["lr"] = learning_rate(
+                    epoch * per_epoch + step + 1, recipe.epochs * per_epoch, recipe.peak_learning_rate
+                )
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(batch.contiguous(memory_format=torch.channels_last))
             loss = F.cross_entropy(logits.float(), labels[pick])
@@ -139,10 +164,19 @@ def train(name: str, images: Tensor, labels: Tensor, checkpoint: Path) -> tuple[
             average.update_parameters(model)
             running += float(loss.detach())
         spent += time.monotonic() - started
-        print(f"{name} epoch {epoch + 1}/{recipe.epochs} size {size} loss {running / per_epoch:.4f} {spent:.0f} s", flush=True)
-        state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1, "seconds": spent}
+        print(
+            f"{name} epoch {epoch + 1}/{recipe.epochs} size {size} loss {running / per_epoch:.4f} {spent:.0f} s",
+            flush=True,
+        )
+        state = {
+            "model": model.state_dict(),
+            "average": average.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "epoch": epoch + 1,
+            "seconds": spent,
+        }
         torch.save(state, checkpoint.with_suffix(".new"))
-        os.replace(checkpoint.with_suffix(".new"), checkpoint)
+        checkpoint.with_suffix(".new").replace(checkpoint)
     return average.module.to(memory_format=torch.contiguous_format), mean, std, spent
 
 

@@ -60,6 +60,6 @@ def test_no_plan_is_measured_twice():
 
 
 def test_infeasible_says_the_lowest_measured_cost():
-    with pytest.raises(BudgetInfeasible, match="0.88") as caught:
+    with pytest.raises(BudgetInfeasible, match=r"0\.88") as caught:
         meet_budget(solver_over([0.4, 0.8]), lambda cost: 2.2 * cost, budget=0.5, first_limit=0.5)
     assert caught.value.cheapest == pytest.approx(0.88)

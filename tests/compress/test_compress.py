@@ -102,7 +102,10 @@ def test_the_same_call_again_reads_what_is_there_and_gives_the_same_network(run)
         teacher(), macs="50%", folder=folder, source=images(), test=labeled(teacher()), teach_steps=10, threads=1
     )
     assert again.plan == result.plan
-    assert all(torch.equal(a, b) for a, b in zip(again.network.state_dict().values(), result.network.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(again.network.state_dict().values(), result.network.state_dict().values(), strict=True)
+    )
     with pytest.raises(FolderInUse, match="budgets"):
         compress(teacher(), macs="40%", folder=folder, source=images(), teach_steps=10, threads=1)
 

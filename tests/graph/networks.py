@@ -1,4 +1,4 @@
-"""Small networks with a known structure, for the tests of `reverie.graph`."""
+"""Small networks with a known structure, for the tests of `reverie.graph`, and the law that all of them obey."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.core.edit import replay
+from reverie.graph import Structure, certify, cut, masked, probe
 from reverie.zoo.networks import CifarResNet, CifarVGG
 
 
@@ -169,3 +171,20 @@ def some_kept(units: int, seed: int) -> list[int]:
     """At most 70 % of the units, at random, at least one."""
     order = torch.randperm(units, generator=torch.Generator().manual_seed(seed)).tolist()
     return sorted(order[: max(1, int(units * 0.7))])
+
+
+def assert_exact(net: nn.Module, batch: Tensor) -> Structure:
+    """Probe, certify, remove at least 30 % of every free group, compare with the mask, replay the record."""
+    probed = probe(net, batch)
+    structure = certify(net, probed, batch)
+    assert structure.frozen == probed.frozen
+    kept = {group.name: some_kept(group.units, index) for index, group in enumerate(structure.free)}
+    small, record = cut(net, structure, kept)
+    with torch.no_grad():
+        found, wanted, whole = small(batch), masked(net, structure, kept)(batch), net(batch)
+    assert (found - wanted).abs().max() <= 1e-5 * max(1.0, float(wanted.abs().max()))
+    if kept:
+        assert not torch.equal(wanted, whole)
+    again = replay(record, net)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in small.state_dict().items())
+    return structure

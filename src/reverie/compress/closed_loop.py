@@ -59,7 +59,8 @@ def meet_budget(
         BudgetInfeasible: Even the cheapest solution measures above the budget; carries the lowest measured cost.
 
     Example:
-        >>> chosen, history = meet_budget(lambda x: (int(x), float(int(x))), lambda n: 1.1 * n, budget=10.0, first_limit=10.0)
+        >>> whole = lambda limit: (int(limit), float(int(limit)))
+        >>> chosen, history = meet_budget(whole, lambda n: 1.1 * n, budget=10.0, first_limit=10.0)
         >>> chosen.solution
         9
     """

@@ -61,8 +61,8 @@ def compress(
     folder: Path | str | None = None,
     source: Source | None = None,
     test: Source | None = None,
-    dreams: int = 1024,
-    dream_steps: int | None = None,
+    dreams: int = 768,
+    dream_steps: int = 80,
     teach_steps: int = 400,
     control: bool = True,
     threads: int | None = None,
@@ -84,7 +84,7 @@ def compress(
         source: Images to use in place of dreams; labels are not read.
         test: Labeled images. They are only counted at the very end, and choose nothing.
         dreams: Images to dream, at least 64, where no source is given.
-        dream_steps: Optimization steps per dream; None is the default of `reverie.dream`.
+        dream_steps: Optimization steps per dream.
         teach_steps: Training steps of the compressed network.
         control: Whether the same is also done from Gaussian noise, to be shown beside.
         threads: Threads of ONNX Runtime; None is every core that this process may use.

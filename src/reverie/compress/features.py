@@ -55,7 +55,7 @@ def _feature_maps(network: nn.Module, example: Tensor) -> dict[str, tuple[int, .
     shapes: dict[str, tuple[int, ...] | None] = {}
 
     def reader(name: str) -> Callable[[nn.Module, tuple[Any, ...], object], None]:
-        def read(module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+        def read(_module: nn.Module, _inputs: tuple[Any, ...], output: object) -> None:
             is_map = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1
             shapes[name] = tuple(output.shape) if isinstance(output, Tensor) and is_map else None
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from reverie.cost.count import Count, count
 from torch import Tensor
 
 from reverie.compress.result import Measured, Row, Unit
 from reverie.core.events import Event, Listener
 from reverie.core.network import ImageNetwork
 from reverie.core.source import Source
+from reverie.cost.count import Count, count
 from reverie.cost.latency import measure_networks
 from reverie.cost.onnx import run_onnx, session
 from reverie.metrics.classify import Share, accuracy, agreement, paired_difference

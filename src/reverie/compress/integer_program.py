@@ -11,10 +11,14 @@ Reference: Wainwright and Jordan, 2008, "Graphical models, exponential families,
 proving the rest away. Differs: any number of budgets.
 """
 
+import ctypes
 import math
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,13 +204,14 @@ def solve(
     constraints = list(program.constraints)
     until = time.monotonic() + seconds
     for _ in range(EXCLUSIONS):
-        found = milp(
-            program.objective,
-            integrality=integrality,
-            bounds=Bounds(0.0, program.upper),
-            constraints=constraints,
-            options={"mip_rel_gap": 0.0, "time_limit": max(until - time.monotonic(), 0.1)},
-        )
+        with _stdout_kept():
+            found = milp(
+                program.objective,
+                integrality=integrality,
+                bounds=Bounds(0.0, program.upper),
+                constraints=constraints,
+                options={"mip_rel_gap": 0.0, "time_limit": max(until - time.monotonic(), 0.1)},
+            )
         if found.status == 2:
             return None, math.inf
         if found.x is None:
@@ -226,6 +231,27 @@ def solve(
         f"no allocation of {len(problem.names)} sites was verified within {seconds:g} s. "
         "Give more seconds, fewer options, or a wider budget."
     )
+
+
+@contextmanager
+def _stdout_kept() -> Iterator[None]:
+    """Keep from stdout the line that HiGHS prints, whatever its options say, when it repairs a solution of its own."""
+    flush_c = ctypes.CDLL(None).fflush
+    flush_c(None)
+    try:
+        stdout = os.dup(1)
+    except OSError:
+        # The process has no stdout.
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as sink:
+            os.dup2(sink.fileno(), 1)
+        yield
+    finally:
+        flush_c(None)
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def solve_coupled(problem: Problem, limits: Sequence[float], seconds: float) -> tuple[list[int] | None, float]:

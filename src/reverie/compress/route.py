@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from reverie.cost.count import Count
 from torch import Tensor
 
 from reverie.compress.allocator import allocate
@@ -26,6 +25,7 @@ from reverie.core.errors import BudgetInfeasible
 from reverie.core.events import Event, Listener
 from reverie.core.network import ImageNetwork
 from reverie.core.source import Source
+from reverie.cost.count import Count
 from reverie.cost.latency import LatencyTable, measure_networks
 from reverie.cost.onnx import export_onnx
 from reverie.distill import distill

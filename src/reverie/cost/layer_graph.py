@@ -196,9 +196,9 @@ class _Draft:
     def first_residual(self) -> str:
         """A feature map of the output's shape, made by a cheap layer so that it is laid out as a layer's output is."""
         shape = self.shape
-        self.feeds["seed"] = self.random(*self.output_dims(channels=1))
-        if shape.kind == "linear":
-            self.feeds["seed"] = self.random(*self.output_dims(channels=shape.out_channels))
+        linear = shape.kind == "linear"
+        self.feeds["seed"] = self.random(*self.output_dims(channels=shape.out_channels if linear else 1))
+        if linear:
             return "seed"
         weight = self.constant("seed.weight", self.random(shape.out_channels, 1, *(1 for _ in shape.kernel)))
         return self.node("Conv", ["seed", weight], "residual")
@@ -238,11 +238,15 @@ def layer_graph(shape: LayerShape, *, copies: int) -> LayerGraph:
         for index in range(copies):
             value = draft.copy(index, value)
         draft.node("Identity", [draft.one_pixel(value)], "output")
+        channels = shape.out_channels
     else:
         ends = [draft.one_pixel(draft.copy(index, None)) for index in range(copies)]
         draft.node("Concat", ends, "output", axis=1)
+        channels = copies * shape.out_channels
+    rows, _, *sides = draft.output_dims(channels=channels)
+    dims = (rows, channels, *(1 for _ in sides))
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape) for name, x in draft.feeds.items()]
-    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, None)
+    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, dims)
     graph = helper.make_graph(draft.nodes, "layer", inputs, [output], draft.constants)
     model: ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     return LayerGraph(model.SerializeToString(), draft.feeds)

@@ -3,22 +3,20 @@
 Cost: the student's weights twice (as they are, and at their best) and the optimizer's state.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from reverie.core.errors import CorruptFile, FolderInUse
 from reverie.core.store import write_bytes
 
-__all__ = ["Checkpoint", "digest", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Checkpoint", "read_checkpoint", "write_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -34,16 +32,6 @@ class Checkpoint:
     digest: str
     tensors: Mapping[str, Tensor]
     values: Mapping[str, Any]
-
-
-def digest(settings: str, states: Sequence[Mapping[str, Tensor]]) -> str:
-    """SHA-256 over settings and over the names, shapes and bytes of tensors."""
-    total = hashlib.sha256(settings.encode())
-    for state in states:
-        for name, tensor in state.items():
-            total.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:

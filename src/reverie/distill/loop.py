@@ -7,6 +7,7 @@ Sources: Hinton et al., 2015, arXiv:1503.02531; Beyer et al., 2022, arXiv:2106.0
 """
 
 import copy
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -18,13 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reverie.core.digest import sha256_tensors
 from reverie.core.errors import Diverged, RangeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import derive_seed, generator, preserved_rng
 from reverie.core.source import Source
 from reverie.distill.batchnorm import batch_norm_layers, reestimate_batch_norm
-from reverie.distill.checkpoint import Checkpoint, digest, read_checkpoint, write_checkpoint
+from reverie.distill.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from reverie.distill.features import Features, Readings, feature_of, select_kept, tapped
 from reverie.distill.losses import feature_loss, soft_label_loss
 from reverie.distill.precision import fast_precision
@@ -198,9 +200,9 @@ class _Run:
         self.optimizer = torch.optim.SGD(
             self.student.parameters(), lr=settings.learning_rate, momentum=MOMENTUM, nesterov=True
         )
-        pixels = {"images": source.images}
-        states = [teacher.state_dict(), student.state_dict(), pixels]
-        self.digest = digest(repr(asdict(settings)), states)
+        states = (teacher.state_dict(), student.state_dict(), {"images": source.images})
+        identity = [repr(settings), *map(sha256_tensors, states)]
+        self.digest = hashlib.sha256("\n".join(identity).encode()).hexdigest()
         self.best: dict[str, Tensor] = {}
         self.history: list[Milestone] = []
         self.losses: list[Tensor] = []

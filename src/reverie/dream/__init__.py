@@ -20,6 +20,7 @@ __all__ = [
     "View",
     "balanced_targets",
     "choose_precision",
+    "class_term",
     "default_term",
     "dream",
     "moments",

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from reverie.core.errors import CorruptFile, FolderInUse, ReferenceNotFound, VerificationFailed
 from reverie.core.source import Source
 from reverie.core.store import locked, read_json, sha256_file, write_bytes, write_json
 
-__all__ = ["Bank", "Folder", "Shard", "weights_sha256"]
+__all__ = ["Bank", "Folder", "Shard"]
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -202,16 +202,6 @@ class Folder:
         self.manifest["shards"].append(entry)
         write_json(self.path / MANIFEST, self.manifest)
         self.shards.append(shard)
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 of every parameter and buffer of a model, with names, shapes and types, in hex."""
-    digest = hashlib.sha256()
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        value = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
-    return digest.hexdigest()
 
 
 def _config_sha256(config: Mapping[str, Any]) -> str:

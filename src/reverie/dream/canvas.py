@@ -9,6 +9,7 @@ Source: jitter against high-frequency patterns, Mordvintsev et al. 2015, "Incept
 flips, Yin et al. 2020, arXiv:1912.08795.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +18,9 @@ import torch
 from torch import Tensor
 
 __all__ = ["Augment", "Canvas", "PixelCanvas", "ShiftAndFlip"]
+
+# Share of the variance that all channels have in common: light and shadow, against color.
+SHARED_LIGHT = 0.7
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -51,17 +55,23 @@ class PixelCanvas:
 
     @staticmethod
     def noise(
-        seeds: Sequence[int], image_shape: Sequence[int], *, deviation: float = 0.1, device: torch.device | None = None
+        seeds: Sequence[int], image_shape: Sequence[int], *, deviation: float = 0.25, device: torch.device | None = None
     ) -> "PixelCanvas":
-        """Start from gray noise, each image from a seed of its own.
+        """Start from clouds: noise with the spectrum of photographs, each image from a seed of its own.
+
+        Amplitude falls as one over the spatial frequency, and channels share most of it, as light and shadow do. From
+        white noise the optimization seldom finds large shapes: dreams stay gray and fine-grained.
 
         Args:
             seeds: One per image.
             image_shape: (c, h, w).
             deviation: Standard deviation around 1/2, in units of the whole range; > 0.
             device: Where the pixels live; the noise is the same everywhere.
+
+        Reference: Field 1987, "Relations between the statistics of natural images and the response properties of
+        cortical cells": the spectrum.
         """
-        starts = [torch.randn(*image_shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        starts = [_clouds(image_shape, torch.Generator().manual_seed(seed)) for seed in seeds]
         return PixelCanvas((torch.stack(starts) * deviation + 0.5).clamp(0, 1).to(device))
 
     def parameters(self) -> Sequence[Tensor]:
@@ -93,7 +103,8 @@ class ShiftAndFlip:
     flip: bool = True
 
     def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        return _Rearrange.apply(images, *self._places(images, rng))  # type: ignore[no-any-return]
+        """What the network is shown of the images in one step."""
+        return _Rearrange.apply(images, *self._places(images, rng))
 
     def _places(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """(n, h w): where each seen pixel comes from, and where each pixel goes."""
@@ -109,17 +120,31 @@ class ShiftAndFlip:
 
 
 class _Rearrange(torch.autograd.Function):
-    """Permute the pixels of each image; the gradient goes back by the inverse, as fast, where indexing would scatter."""
+    """Permute the pixels of each image; the gradient goes back by the inverse, where indexing would scatter it."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, source: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]  # noqa: ANN401
+    def forward(ctx: Any, images: Tensor, source: Tensor, target: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(target)
         return _rearranged(images, source)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]  # noqa: ANN401
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         return _rearranged(grad, ctx.saved_tensors[0]), None, None
+
+
+def _clouds(image_shape: Sequence[int], rng: torch.Generator) -> Tensor:
+    """(c, h, w) of mean 0 and deviation 1 in expectation over many: noise whose amplitude is 1 / frequency."""
+    channels, height, width = image_shape
+    own, shared = torch.randn(channels + 1, height, width, generator=rng).split([channels, 1])
+    white = math.sqrt(1 - SHARED_LIGHT) * own + math.sqrt(SHARED_LIGHT) * shared
+    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :])
+    # The mean level has no frequency of its own: it varies as the largest shapes do.
+    frequency[0, 0] = 1 / max(height, width)
+    clouds = torch.fft.irfft2(torch.fft.rfft2(white) / frequency, s=(height, width))
+    full = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None, :])
+    full[0, 0] = frequency[0, 0]
+    return clouds / full.pow(-2).mean().sqrt()
 
 
 def _rearranged(images: Tensor, places: Tensor) -> Tensor:

@@ -6,8 +6,7 @@ every image is shifted and flipped on its own, and one recipe serves all network
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reverie.core.digest import sha256_tensors
 from reverie.core.errors import RangeError, ShapeError, StatisticsMissing
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork, as_network
 from reverie.core.rng import derive_seed, generator, preserved_rng
-from reverie.dream.bank import Bank, Folder, Shard, weights_sha256
-from reverie.dream.canvas import PixelCanvas, ShiftAndFlip
+from reverie.dream.bank import Bank, Folder, Shard
+from reverie.dream.canvas import Augment, PixelCanvas, ShiftAndFlip
 from reverie.dream.loop import choose_precision, optimize
 from reverie.dream.statistics import moments
-from reverie.dream.terms import Term, View, class_term, norm_term, statistics_term, total_variation_term
+from reverie.dream.terms import Term, View, class_term, describe, norm_term, statistics_term, total_variation_term
 
 __all__ = ["balanced_targets", "default_term", "dream"]
 
+STEPS = 200
 LEARNING_RATE = 0.1
 # Memory of a batch: as many pixels as 512 images of 32 by 32.
 BATCH_PIXELS = 2**19
@@ -47,6 +48,7 @@ class _Plan:
     steps: int
     seed: int
     term: Term
+    augment: Augment
     precision: torch.dtype
 
     @property
@@ -63,7 +65,7 @@ class _Plan:
             "seed": self.seed,
             "term": self.term.describe(),
             "learning_rate": LEARNING_RATE,
-            "shift_share": SHIFT_SHARE,
+            "augment": describe(self.augment),
             "precision": str(self.precision).removeprefix("torch."),
         }
 
@@ -74,10 +76,11 @@ def dream(
     count: int,
     image_shape: Sequence[int] | None = None,
     targets: Sequence[int] | Tensor | None = None,
-    steps: int = 200,
+    steps: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     term: Term | None = None,
+    augment: Augment | None = None,
     path: Path | str | None = None,
     on_event: Listener = silent,
 ) -> Bank:
@@ -90,10 +93,12 @@ def dream(
         count: How many images, >= 1.
         image_shape: (c, h, w); the network's own where None.
         targets: The class of each image; None takes every class in turn, in an order drawn from `seed`.
-        steps: Optimization steps of each batch, >= 1; below 50 few images are finished.
+        steps: Optimization steps of each batch, >= 1; None takes 200. Below 50 few images are finished.
         batch_size: Images optimized together, >= 1; None takes up to 128, fewer the larger they are.
         seed: Same seed, same bytes, on one machine with one number of threads.
         term: What the images should satisfy; None is `default_term()`.
+        augment: What the network is shown of the images in each step; None shifts each by up to 1/14 of its side and
+            mirrors half of them. Where left and right differ, as in writing: `ShiftAndFlip(2, flip=False)`.
         path: Folder to keep the bank in, batch by batch; a killed run goes on there. None keeps it in memory.
         on_event: Told of every step.
 
@@ -120,15 +125,15 @@ def dream(
     term = term if term is not None else default_term()
     with preserved_rng():
         classes = _count_classes(network, shape, term)
+        targets = balanced_targets(count, classes, seed=seed) if targets is None else targets
         plan = _Plan(
             shape,
-            balanced_targets(count, classes, seed=seed)
-            if targets is None
-            else _checked_targets(targets, count, classes),
+            _checked_targets(targets, count, classes),
             batch_size or default_batch_size(shape),
-            steps,
+            steps or STEPS,
             seed,
             term,
+            augment or ShiftAndFlip(round(SHIFT_SHARE * min(shape[-2:]))),
             choose_precision(network),
         )
         return _dream(network, plan, Path(path) if path is not None else None, on_event)
@@ -161,11 +166,8 @@ def balanced_targets(count: int, classes: int, *, seed: int) -> Tensor:
 def _dream(network: ImageNetwork, plan: _Plan, path: Path | None, on_event: Listener) -> Bank:
     config = plan.config()
     if path is None:
-        shards: list[Shard] = []
-        for index in range(plan.batches):
-            shards.append(_dream_batch(network, plan, index, on_event))
-        return Bank.from_shards(shards, config)
-    with Folder.open(path, config, weights_sha256(network)) as folder:
+        return Bank.from_shards([_dream_batch(network, plan, i, on_event) for i in range(plan.batches)], config)
+    with Folder.open(path, config, _teacher_sha256(network)) as folder:
         for index in range(len(folder.shards), plan.batches):
             folder.add(_dream_batch(network, plan, index, on_event))
         return Bank.from_shards(folder.shards, config, path)
@@ -183,7 +185,7 @@ def _dream_batch(network: ImageNetwork, plan: _Plan, index: int, on_event: Liste
         term=plan.term,
         targets=labels.to(device),
         steps=plan.steps,
-        augment=ShiftAndFlip(round(SHIFT_SHARE * min(plan.image_shape[-2:]))),
+        augment=plan.augment,
         seed=derive_seed(plan.seed, "dream", "batch", index),
         learning_rate=LEARNING_RATE,
         precision=plan.precision,
@@ -197,6 +199,10 @@ def _dream_batch(network: ImageNetwork, plan: _Plan, index: int, on_event: Liste
     figures = {"teacher_agreement_share": agreement, **result.losses}
     on_event(Event("dreaming", (index + 1) * plan.steps, plan.batches * plan.steps, figures))
     return shard
+
+
+def _teacher_sha256(network: nn.Module) -> str:
+    return sha256_tensors({**dict(network.named_parameters()), **dict(network.named_buffers())})
 
 
 def _placed(on_event: Listener, before: int, total: int) -> Listener:

@@ -61,7 +61,7 @@ class BatchNormWithMoments(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,  # noqa: ANN401  torch's context object
         x: Tensor,
         weight: Tensor | None,
@@ -73,21 +73,21 @@ class BatchNormWithMoments(torch.autograd.Function):
         """Affine output and both moments."""
         y = torch.native_batch_norm(x, weight, bias, stored_mean, stored_variance, False, 0.0, eps)[0]
         mean, variance = _mean_and_variance(x)
-        ctx.save_for_backward(x, weight, stored_mean, stored_variance, mean)
+        ctx.save_for_backward(x, weight, stored_variance, mean)
         ctx.eps = eps
         ctx.set_materialize_grads(False)
         return y, mean, variance
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(  # type: ignore[override]
+    @torch.autograd.function.once_differentiable
+    def backward(
         ctx: Any,  # noqa: ANN401  torch's context object
         grad_y: Tensor | None,
         grad_mean: Tensor | None,
         grad_variance: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         """The gradient of all three outputs in one affine map and one addition."""
-        x, weight, stored_mean, stored_variance, mean = ctx.saved_tensors
+        x, weight, stored_variance, mean = ctx.saved_tensors
         count = x.numel() // x.shape[1]
         slope = mean.new_zeros(mean.shape) if grad_variance is None else grad_variance * (2 / count)
         offset = -slope * mean if grad_mean is None else grad_mean / count - slope * mean
@@ -112,7 +112,7 @@ class ClampInPlace(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,  # noqa: ANN401  torch's context object
         x: Tensor,
         low: float,
@@ -126,8 +126,8 @@ class ClampInPlace(torch.autograd.Function):
         return x
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]  # noqa: ANN401
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
         """The gradient inside the bounds, zero outside."""
         (clamped,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(grad, clamped, *ctx.bounds), None, None
@@ -146,7 +146,7 @@ def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _affine(x: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    """Scale x + offset per channel in one pass; batch normalization's kernel mixes precisions, broadcasting does not."""
+    """Scale x + offset per channel, in one pass even where x is of half precision and the others are not."""
     zeros, ones = torch.zeros_like(scale), torch.ones_like(scale)
     return torch.native_batch_norm(x, scale, offset, zeros, ones, False, 0.0, 0.0)[0]
 
@@ -173,13 +173,16 @@ def _is_nhwc(x: Tensor) -> bool:
 
 
 class _Intercept(TorchFunctionMode):
-    """Serve evaluation-mode batch normalization by `BatchNormWithMoments`, and note the moments in order of execution."""
+    """Serve evaluation-mode batch normalization by `BatchNormWithMoments`, and note the moments as they come."""
 
     def __init__(self, names: Mapping[int, str], seen: list[Moments]) -> None:
         super().__init__()
         self.names = names
         self.seen = seen
-        self.replacements = {F.batch_norm: self._batch_norm, F.hardtanh: self._hardtanh}
+        self.replacements: dict[Callable[..., Any], Callable[..., Any]] = {
+            F.batch_norm: self._batch_norm,
+            F.hardtanh: self._hardtanh,
+        }
 
     def __torch_function__(
         self,
@@ -211,9 +214,12 @@ class _Intercept(TorchFunctionMode):
     ) -> Tensor:
         if training or running_mean is None or running_var is None:
             return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-        y, mean, variance = BatchNormWithMoments.apply(x, weight, bias, running_mean, running_var, eps)
-        self.seen.append(Moments(self.names.get(id(running_mean), ""), mean, variance, running_mean, running_var))
-        return y
+        outputs: tuple[Tensor, Tensor, Tensor] = BatchNormWithMoments.apply(
+            x, weight, bias, running_mean, running_var, eps
+        )
+        name = self.names.get(id(running_mean), "")
+        self.seen.append(Moments(name, outputs[1], outputs[2], running_mean, running_var))
+        return outputs[0]
 
 
 @contextmanager
@@ -227,7 +233,7 @@ def moments(network: nn.Module) -> Iterator[list[Moments]]:
         network: Gives the layers their names; its parameters should be frozen.
 
     Example:
-        >>> layer = nn.BatchNorm1d(1).eval()
+        >>> layer = nn.BatchNorm1d(1, affine=False).eval()
         >>> with moments(layer) as seen:
         ...     _ = layer(torch.tensor([[1.0], [3.0]]))
         >>> seen[0].mean, seen[0].variance

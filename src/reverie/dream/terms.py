@@ -9,6 +9,7 @@ Source: class, total variation and norm, Mahendran and Vedaldi 2015, arXiv:1412.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ __all__ = [
     "TotalVariation",
     "View",
     "class_term",
+    "describe",
     "norm_term",
     "statistics_term",
     "total_variation_term",
@@ -103,7 +105,7 @@ class Term:
 
     def describe(self) -> list[dict[str, str | float]]:
         """Names, weights and settings as JSON values: two terms that differ in any built-in loss differ here."""
-        return [{"name": part.name, "weight": part.weight, "loss": _describe(part.loss)} for part in self.parts]
+        return [{"name": part.name, "weight": part.weight, "loss": describe(part.loss)} for part in self.parts]
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class CrossEntropy:
     """Mean cross entropy of the logits with the targets, in nats."""
 
     def __call__(self, view: View) -> Tensor:
+        """Mean over images."""
         return F.cross_entropy(view.logits, view.targets)
 
 
@@ -126,6 +129,7 @@ class Statistics:
     first_weight: float = 1.0
 
     def __call__(self, view: View) -> Tensor:
+        """Mean over layers."""
         if not view.moments:
             raise StatisticsMissing(
                 "the term asks for batch-norm statistics, and no batch normalization with stored statistics ran in the "
@@ -146,6 +150,7 @@ class TotalVariation:
     power: float = 2.0
 
     def __call__(self, view: View) -> Tensor:
+        """Mean over pixels."""
         x = view.images
         down, across = x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
         if self.power == 1.0:
@@ -162,6 +167,7 @@ class Norm:
     center: float = 0.5
 
     def __call__(self, view: View) -> Tensor:
+        """Mean over pixels."""
         return (view.images - self.center).square().mean()
 
 
@@ -206,9 +212,16 @@ def _relative_distance(moments: Moments) -> Tensor:
     mean_length = torch.maximum(stored_mean.norm(), shortest).clamp_min(torch.finfo(stored_mean.dtype).tiny)
     variance_length = stored_variance.norm().clamp_min(torch.finfo(stored_variance.dtype).tiny)
     mean = (moments.mean - stored_mean).norm() / mean_length
-    return mean + (moments.variance - stored_variance).norm() / variance_length
+    distance: Tensor = mean + (moments.variance - stored_variance).norm() / variance_length
+    return distance
 
 
-def _describe(loss: Loss) -> str:
-    named = getattr(loss, "__qualname__", None)
-    return f"{loss.__module__}.{named}" if named else repr(loss)
+def describe(function: Callable[..., Any]) -> str:
+    """A function or a dataclass that is called, as text that is the same in every process.
+
+    Example:
+        >>> describe(Norm()), describe(class_term)
+        ('Norm(center=0.5)', 'reverie.dream.terms.class_term')
+    """
+    named = getattr(function, "__qualname__", None)
+    return f"{function.__module__}.{named}" if named else repr(function)

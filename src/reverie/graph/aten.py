@@ -35,10 +35,11 @@ def elementwise(step: Step) -> None:
     aligned = [(ONE,) * (rank - len(value.shape)) + step.axes(value) for value in step.call.inputs]
     axes = []
     for size, candidates in zip(step.call.outputs[0].shape, zip(*aligned, strict=True), strict=True):
-        # A new name for the axis: what is computed from a parameter is not that parameter.
-        axis = step.coupling.atom(size)
+        axis = ONE
         for candidate in candidates:
             if step.coupling.size(candidate) == size:
+                # Resolved: what is computed from a parameter is not that parameter.
+                axis = step.coupling.resolve(candidate) if axis == ONE else axis
                 step.couple(candidate, axis)
         axes.append(axis)
     step.emit(*[tuple(axes)] * len(step.call.outputs))
@@ -47,7 +48,7 @@ def elementwise(step: Step) -> None:
 @register_rule(aten.clone, aten.detach, aten.alias, aten._to_copy, aten.contiguous, aten.lift_fresh, aten.dropout)
 def move(step: Step) -> None:
     """The same tensor again."""
-    step.emit(step.axes(step.call.inputs[0]))
+    step.emit_moved(step.axes(step.call.inputs[0]))
 
 
 @register_rule(aten.zeros, aten.ones, aten.full, aten.empty, aten.new_zeros, aten.new_ones, aten.new_full)
@@ -99,7 +100,7 @@ def matrix_product(step: Step) -> None:
         for axis, target in zip(reversed(step.axes(step.call.inputs[0])), (columns, rows), strict=False):
             if axis != ONE:
                 step.couple(axis, target)
-    step.emit((*batch, rows, _renamed(step, columns)))
+    step.emit((*batch, rows, columns))
     if step.is_stored(right) and not batch:
         _linear_layer(step, right, left, other_inner, columns)
 
@@ -112,7 +113,7 @@ def linear(step: Step) -> None:
     step.couple(inner, incoming)
     step.consume(incoming)
     _tie(step, "bias", outgoing)
-    step.emit((*rows, _renamed(step, outgoing)))
+    step.emit((*rows, outgoing))
     _linear_layer(step, step["weight"], step["input"], incoming, outgoing)
 
 
@@ -129,7 +130,7 @@ def batch_norm(step: Step) -> None:
         for axis in (axes[0], *axes[2:]):
             step.freeze(axis, "takes statistics over this axis")
     step.attribute(axes[1], "num_features")
-    step.emit_first((axes[0], _renamed(step, axes[1]), *axes[2:]))
+    step.emit((axes[0], axes[1], *axes[2:]))
 
 
 @register_rule(aten.native_layer_norm)
@@ -143,7 +144,7 @@ def layer_norm(step: Step) -> None:
             step.couple(axis, other)
     for axis in normalized:
         step.freeze(axis, "normalizes across these units")
-    step.emit_first(axes)
+    step.emit(axes)
 
 
 @register_rule(aten.native_group_norm)
@@ -158,7 +159,7 @@ def group_norm(step: Step) -> None:
     step.freeze(members, "normalizes across these units")
     step.attribute(axes[1], "num_channels")
     step.attribute(groups, "num_groups")
-    step.emit_first((axes[0], _renamed(step, axes[1]), *axes[2:]))
+    step.emit((axes[0], axes[1], *axes[2:]))
 
 
 @register_rule(
@@ -176,7 +177,7 @@ def spatial(step: Step) -> None:
     for axis in axes[-count:]:
         step.freeze(axis, "mixes positions along this axis")
     shape = step.call.outputs[0].shape
-    step.emit_first((*axes[:-count], *(step.fixed(size) for size in shape[-count:])))
+    step.emit((*axes[:-count], *(step.fixed(size) for size in shape[-count:])))
 
 
 @register_rule(
@@ -226,13 +227,6 @@ def _tie(step: Step, name: str, axis: Axis) -> None:
     vector = _optional(step, name)
     if vector is not None:
         step.couple(step.axes(vector)[0], axis)
-
-
-def _renamed(step: Step, axis: Axis) -> Axis:
-    """The same axis under a new name: what is computed from a parameter is not that parameter."""
-    name = step.coupling.atom(step.coupling.size(axis))
-    step.couple(axis, name)
-    return name
 
 
 def _dims(step: Step, rank: int) -> list[int]:

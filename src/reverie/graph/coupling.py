@@ -63,6 +63,14 @@ class Coupling:
             return ONE if size == 1 else ()
         return self._new(size, frozen)
 
+    def name(self, axis: Axis) -> Axis:
+        """Another way to write an axis, which tells where it comes from; `resolve` writes it plainly again."""
+        if axis in (ONE, ()):
+            return axis
+        named = self._new(self.size(axis))
+        self._meanings[len(self._sizes) - 1] = axis
+        return named
+
     def concat(self, *axes: Axis) -> Axis:
         """The axes one after the other."""
         return self.resolve(tuple(term for axis in axes for term in axis))

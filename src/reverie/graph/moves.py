@@ -26,7 +26,7 @@ def permute(step: Step) -> None:
         axes[first], axes[second] = axes[second], axes[first]
     else:
         axes.reverse()
-    step.emit(tuple(axes))
+    step.emit_moved(tuple(axes))
 
 
 @register_rule(aten.view, aten._unsafe_view, aten.reshape, aten.flatten, aten.squeeze, aten.unsqueeze)
@@ -35,12 +35,12 @@ def view(step: Step) -> None:
     data = step["self"]
     target = step.call.outputs[0].shape
     if 0 in data.shape:
-        step.emit(tuple(step.fixed(size) for size in target))
+        step.emit_moved(tuple(step.fixed(size) for size in target))
         return
     axes = [axis for axis, size in zip(step.axes(data), data.shape, strict=True) if size > 1]
     sizes = [size for size in target if size > 1]
     regrouped = iter(_regroup(step, axes, sizes))
-    step.emit(tuple(next(regrouped) if size > 1 else ONE for size in target))
+    step.emit_moved(tuple(next(regrouped) if size > 1 else ONE for size in target))
 
 
 def _regroup(step: Step, axes: list[Axis], sizes: list[int]) -> list[Axis]:
@@ -134,7 +134,7 @@ def split_equal(step: Step) -> None:
     if len(sizes) > 1:
         part = step.coupling.atom(sizes[0])
         step.couple(axes[dim], step.coupling.product(step.fixed(len(sizes)), part))
-    step.emit(*[(*axes[:dim], part, *axes[dim + 1 :])] * len(sizes))
+    step.emit_moved(*[(*axes[:dim], part, *axes[dim + 1 :])] * len(sizes))
 
 
 @register_rule(aten.split_with_sizes)
@@ -153,7 +153,7 @@ def _split_at(step: Step, dim: int, sizes: list[int]) -> None:
             parts = step.fixed(size), step.fixed(step.coupling.size(rest) - size)
         outputs.append((*axes[:dim], parts[0], *axes[dim + 1 :]))
         rest = parts[1]
-    step.emit(*outputs)
+    step.emit_moved(*outputs)
 
 
 @register_rule(aten.slice)
@@ -169,7 +169,7 @@ def slice_(step: Step) -> None:
         if segment is None:
             step.freeze(axes[dim], "takes positions that are no segment of units")
         axes[dim] = segment[0] if segment else step.fixed(size[dim])
-    step.emit(tuple(axes))
+    step.emit_moved(tuple(axes))
 
 
 def segment_start(start: int | None, size: int) -> int:
@@ -182,7 +182,7 @@ def select(step: Step) -> None:
     """One position of an axis."""
     axes = list(step.axes(step["self"]))
     step.freeze(axes.pop(step["dim"] % len(axes)), "selects one position by number")
-    step.emit(tuple(axes))
+    step.emit_moved(tuple(axes))
 
 
 @register_rule(aten.unbind)
@@ -190,7 +190,7 @@ def unbind(step: Step) -> None:
     """Every position of an axis by itself."""
     axes = list(step.axes(step["self"]))
     step.freeze(axes.pop(step["dim"] % len(axes)), "takes the positions apart")
-    step.emit(*[tuple(axes)] * len(step.call.outputs))
+    step.emit_moved(*[tuple(axes)] * len(step.call.outputs))
 
 
 @register_rule(aten.constant_pad_nd)

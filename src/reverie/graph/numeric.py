@@ -11,7 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 from reverie.core.rng import generator, preserved_rng
 
-__all__ = ["distance", "outputs", "randomized"]
+__all__ = ["distance", "outputs", "randomized", "settle"]
+
+_SMALL = 1e-6
 
 
 def randomized(model: nn.Module, *, seed: int, dtype: torch.dtype) -> nn.Module:
@@ -36,6 +38,30 @@ def randomized(model: nn.Module, *, seed: int, dtype: torch.dtype) -> nn.Module:
                 drawn = drawn + 0.5
             tensor.copy_(drawn)
     return fresh
+
+
+def settle(model: nn.Module, example: Tensor) -> None:
+    """Bring, in place, the random running statistics of batch normalization to the scale of its input on `example`.
+
+    Without it activations grow with depth until gates saturate and differences drown.
+    """
+
+    def before(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        mean, variance = module.running_mean, module.running_var
+        if isinstance(mean, Tensor) and isinstance(variance, Tensor):
+            others = [dim for dim in range(args[0].ndim) if dim != 1]
+            found = args[0].var(others, correction=0)
+            # One position per channel has no variance to go by.
+            variance.mul_(torch.where(found > _SMALL, found, 1.0))
+            mean.add_(args[0].mean(others))
+
+    layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    handles = [layer.register_forward_pre_hook(before) for layer in layers]
+    try:
+        outputs(model, example)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def outputs(model: nn.Module, example: Tensor) -> list[Tensor]:

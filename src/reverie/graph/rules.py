@@ -76,7 +76,7 @@ class Analysis:
         attributes: "module.attribute" -> the axis whose size it states.
         layers: Convolutions and linear layers in order.
         unknown: Operations without a rule, each as "op in layer".
-        births: Atom -> the (tensor, dimension) it was made for.
+        births: Axis of a parameter or buffer, by its own name -> (tensor, dimension).
     """
 
     coupling: Coupling = field(default_factory=Coupling)
@@ -85,13 +85,11 @@ class Analysis:
     attributes: dict[str, Axis] = field(default_factory=dict)
     layers: list[LayerNote] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
-    births: dict[int, tuple[str, int]] = field(default_factory=dict)
+    births: dict[Axis, tuple[str, int]] = field(default_factory=dict)
 
     def birth(self, axis: Axis) -> tuple[str, int] | None:
-        """The (tensor, dimension) that an axis as a rule was given it is, if it came from there by moves alone."""
-        if len(axis) == 1 and len(axis[0]) == 1 and isinstance(axis[0][0], int):
-            return self.births.get(axis[0][0])
-        return None
+        """The (tensor, dimension) that an axis is, if it came from there by moves alone: rules resolve all others."""
+        return self.births.get(axis)
 
 
 class Step:
@@ -153,13 +151,16 @@ class Step:
         return bool(axes) and all(self._birth(axis) is not None for axis in axes)
 
     def emit(self, *outputs: tuple[Axis, ...]) -> None:
-        """State the axes of the outputs, in order."""
-        for value, axes in zip(self.call.outputs, outputs, strict=True):
-            self._analysis.axes[value.index] = axes
+        """State the axes of the outputs, in order.
 
-    def emit_first(self, axes: tuple[Axis, ...]) -> None:
-        """State the axes of the first output; by-products, such as indices, are frozen should anyone read them."""
-        self._analysis.axes[self.call.outputs[0].index] = axes
+        Fewer than there are may be given: by-products, such as indices, are frozen should anyone read them.
+        """
+        self.emit_moved(*(tuple(self.coupling.resolve(axis) for axis in axes) for axes in outputs))
+
+    def emit_moved(self, *outputs: tuple[Axis, ...]) -> None:
+        """The same where every output holds elements of the one input: a moved parameter is still that parameter."""
+        for value, axes in zip(self.call.outputs, outputs, strict=False):
+            self._analysis.axes[value.index] = axes
 
     def attribute(self, axis: Axis, *names: str) -> None:
         """The running module's attributes of these names state the size of this axis, where they have that value."""
@@ -187,10 +188,9 @@ def analyze(trace: Trace, rules: Mapping[Packet, Rule] = RULES) -> Analysis:
     analysis = Analysis()
     coupling = analysis.coupling
     for name, value in trace.tensors.items():
-        axes = tuple(coupling.atom(size) for size in value.shape)
+        axes = tuple(coupling.name(coupling.atom(size)) for size in value.shape)
         analysis.axes[value.index] = axes
-        for dim, axis in enumerate(axes):
-            analysis.births.update(dict.fromkeys(coupling.atoms(axis), (name, dim)))
+        analysis.births.update({axis: (name, dim) for dim, axis in enumerate(axes) if axis != ONE})
     for value in trace.inputs:
         analysis.axes[value.index] = tuple(coupling.atom(size, frozen="the network's input") for size in value.shape)
     for call in trace.calls:

@@ -28,7 +28,7 @@ def read_run_file(folder: Path) -> Mapping[str, Any]:
     run = read_json(path)
     if not isinstance(run, dict) or not isinstance(run.get("config"), dict):
         raise CorruptFile(f"{path} is not the record of a run. Run the command again in another folder.")
-    if run.get("verb") != "compress" or not run.get("finished"):
+    if run.get("verb") != "compress" or not isinstance(run.get("figures"), dict):
         raise ReferenceNotFound(
             f"{folder} holds an unfinished run or another one (`{run.get('verb')}`); a report needs a finished "
             "`compress`. Run the same command again to finish it."
@@ -55,7 +55,7 @@ def write_report(folder: Path, *, out: Path | None = None) -> Path:
     picture = folder / DREAMS_FILE
     text = compression_report(
         run.get("asked") or run["config"],
-        run,
+        run["figures"],
         environment=run,
         dreams_png=picture.read_bytes() if picture.is_file() else None,
     )

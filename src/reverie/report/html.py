@@ -95,7 +95,7 @@ def _plan(figures: Mapping[str, Any]) -> tuple[Block, ...]:
 
 
 def _pairs(first: str, second: str, values: Mapping[str, Any]) -> Table:
-    shown = {str(name): value for name, value in values.items() if value is not None}
+    shown = {str(name).replace("_", " "): value for name, value in values.items() if value is not None}
     return Table((first, second), tuple((name, str(value)) for name, value in shown.items()), numeric=False)
 
 
@@ -103,5 +103,4 @@ def _environment(environment: Mapping[str, Any]) -> dict[str, Any]:
     machine = dict(environment.get("machine") or {})
     if machine.get("memory_bytes"):
         machine["memory"] = bytes_text(machine.pop("memory_bytes"))
-    shown = {name.replace("_", " "): value for name, value in machine.items()}
-    return shown | dict(environment.get("versions") or {}) | {"commit": environment.get("commit")}
+    return machine | dict(environment.get("versions") or {}) | {"commit": environment.get("commit")}

@@ -98,9 +98,18 @@ def _measured(measured: Figures | None, unit: str) -> Cell:
     if measured["relative"] is not None and measured["relative"] != 1:
         details.append(percent_text(measured["relative"], digits=1))
     if measured["low"] is not None and measured["high"] is not None:
-        details.append(f"{value_text(measured['low'], unit)} to {value_text(measured['high'], unit)}")
+        details.append(_range_text(measured["low"], measured["high"], unit))
     text = value_text(measured["value"], unit)
-    return Detailed(text, "; ".join(details)) if details else text
+    return Detailed(text, tuple(details)) if details else text
+
+
+def _range_text(low: float, high: float, unit: str) -> str:
+    """Both ends of a range; a unit that they share is said once."""
+    first, last = value_text(low, unit), value_text(high, unit)
+    for shared in ("%", last.partition(" ")[2]):
+        if shared and last.endswith(shared):
+            first = first.removesuffix(shared).rstrip()
+    return f"{first} to {last}"
 
 
 def _decision(decision: Figures) -> tuple[str, Bar, str]:

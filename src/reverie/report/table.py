@@ -40,14 +40,14 @@ class Detailed:
 
     Attributes:
         text: The figure.
-        detail: Its share, its interval.
+        details: Its share, its interval; at least one.
     """
 
     text: str
-    detail: str
+    details: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.text} ({self.detail})"
+        return f"{self.text} ({'; '.join(self.details)})"
 
 
 Cell = str | Bar | Detailed
@@ -124,7 +124,7 @@ def _rich_cell(cell: Cell) -> "rich.text.Text":
 
     if not isinstance(cell, Detailed):
         return Text(printable(str(cell)))
-    return Text.assemble(printable(cell.text), ("\n" + printable(cell.detail), "dim"))
+    return Text.assemble(printable(cell.text), *(("\n" + printable(detail), "dim") for detail in cell.details))
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
@@ -141,7 +141,8 @@ def _html_cell(cell: Cell) -> str:
     if isinstance(cell, str):
         return _escape(cell)
     if isinstance(cell, Detailed):
-        return f"{_escape(cell.text)}<small>{_escape(cell.detail)}</small>"
+        small = "".join(f"<small>{_escape(detail)}</small>" for detail in cell.details)
+        return f"{_escape(cell.text)}{small}"
     width = 100 * min(1.0, max(0.0, cell.share))
     return (
         f'<span class="bar"><i style="width:{width:.1f}%"></i></span><span class="beside">{_escape(cell.text)}</span>'

@@ -153,14 +153,12 @@ def _without_wrappers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _read_isolated(path: Path) -> tuple[dict[str, Tensor], str]:
     """Run the isolated reader; return its tensors in the file's order, and the key that held them."""
     request = {"path": str(path.resolve()), "search_path": [entry for entry in sys.path if entry]}
-    # -I ignores Python's environment variables; PyTorch's own could turn weights_only off.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TORCH", "PYTORCH"))}
     with tempfile.TemporaryDirectory(prefix="reverie-") as folder:
         child = subprocess.run(  # noqa: S603  our own script, by our own interpreter
             [sys.executable, "-I", "-W", "ignore", str(READER)],
             input=json.dumps(request).encode(),
             cwd=folder,
-            env=environment | {"OMP_NUM_THREADS": "1"},
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
             capture_output=True,
             check=False,
         )

@@ -71,8 +71,6 @@ def read(path: Path) -> dict[str, Any]:
             loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
         except pickle.UnpicklingError as error:
             raise explain(error, pickled) from error
-        except MemoryError as error:
-            raise Refused("corrupt", "asks for far more memory than its size") from error
         # Whatever else a damaged pickle makes the reader raise means the same thing to the caller.
         except Exception as error:
             raise damage(error, pickled) from error
@@ -153,6 +151,8 @@ def explain(error: Exception, pickled: bytes) -> Refused:
 
 def damage(error: Exception, pickled: bytes) -> Refused:
     """Damage, unless the pickle names code that a checkpoint has no use for."""
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return Refused("corrupt", "asks for far more memory than its size")
     foreign = next((name for name in named_globals(pickled) if name.partition(".")[0] not in DATA_MODULES), None)
     if foreign is not None:
         return code_refusal(foreign)

@@ -10,7 +10,6 @@ arXiv:1409.1556, with batch normalisation after every convolution and one linear
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -67,6 +66,7 @@ class CifarResNet(nn.Module):
         shortcut: `"project"`, a strided 1x1 convolution where the shape changes, or `"pad"`, the paper's option A.
 
     Example:
+        >>> import torch
         >>> CifarResNet(widths=(8, 16, 32), in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
 
@@ -92,14 +92,13 @@ class CifarResNet(nn.Module):
         self.linear = nn.Linear(third, num_classes)
 
     @staticmethod
-    def _stage(
-        in_channels: int, out_channels: int, *, blocks: int, stride: int, shortcut: Shortcut
-    ) -> nn.Sequential:
+    def _stage(in_channels: int, out_channels: int, *, blocks: int, stride: int, shortcut: Shortcut) -> nn.Sequential:
         first = ResidualBlock(in_channels, out_channels, stride=stride, shortcut=shortcut)
         rest = [ResidualBlock(out_channels, out_channels, stride=1, shortcut=shortcut) for _ in range(blocks - 1)]
         return nn.Sequential(first, *rest)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits of normalized images."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean(dim=(2, 3)))
@@ -116,6 +115,7 @@ class CifarVGG(nn.Module):
         num_classes: Length of the logits.
 
     Example:
+        >>> import torch
         >>> CifarVGG(stages=((8,), (16,)), in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
 
@@ -143,4 +143,5 @@ class CifarVGG(nn.Module):
         self.linear = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits of normalized images."""
         return self.linear(self.features(x).mean(dim=(2, 3)))

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compress", "demo"]
 
-DEMO_MODEL = "zoo:fashion-resnet20"
-DEMO_TEST_SET = "zoo:fashion-mnist"
-DEMO_LATENCY = "60%"
-
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -65,8 +61,8 @@ class Effort:
         seed: Decides everything random.
     """
 
-    dreams: int = 1024
-    dream_steps: int | None = None
+    dreams: int = 768
+    dream_steps: int = 80
     teach_steps: int = 400
     control: Annotated[bool, Parameter(negative="--no-control")] = True
     threads: int | None = None
@@ -125,7 +121,10 @@ def demo(*, out: Path = Path("runs/demo"), manner: Manner = PLAIN) -> Answer:
         out: The run folder; new, empty, or of an earlier demo, which is then finished.
         manner: How the answer is given.
     """
-    return compress(DEMO_MODEL, out=out, limits=Limits(latency=DEMO_LATENCY), test_set=DEMO_TEST_SET, manner=manner)
+    from reverie.bench.demo import DEMO_LATENCY, DEMO_MODEL, DEMO_TEST_SET
+
+    limits = Limits(latency=DEMO_LATENCY)
+    return compress(DEMO_MODEL, out=out, limits=limits, test_set=f"zoo:{DEMO_TEST_SET}", manner=manner)
 
 
 def _handed_over(found: "Compressed", out: Path, asked: dict[str, Any]) -> Answer:
@@ -142,5 +141,10 @@ def _handed_over(found: "Compressed", out: Path, asked: dict[str, Any]) -> Answe
         picture = dream_grid(found.source.images, found.source.labels, class_names=found.network.class_names)
         save_png(picture, out / DREAMS_FILE)
     written = write_report(out)
-    shown = (to_rich(result_table(run)), *found.notes, f"network: {out / 'model.onnx'}", f"report:  {written}")
+    shown = (
+        to_rich(result_table(run["figures"])),
+        *found.notes,
+        f"network: {out / 'model.onnx'}",
+        f"report:  {written}",
+    )
     return Answer({"folder": str(out), **run}, shown)

@@ -48,39 +48,49 @@ def dream(
     """
     del manner
     network = load_network(model, loading)
-    side = (size, size) if size is not None else network.image_shape[1:]
-    shape = (network.image_shape[0], *side)
+    channels, height, width = network.image_shape
+    shape = (channels, height, width) if size is None else (channels, size, size)
     # Before the minutes of dreaming: a judge that does not load should not cost them.
     judging = None if judge is None else load_network(judge, Loading(image_shape=shape))
+    asked = {"model": model, "judge": judge, "image_shape": list(shape)}
+    config = {"n": n, "size": size, "steps": steps, "seed": seed}
+    return _dreamed(network, judging, out, config, asked)
+
+
+def _dreamed(
+    network: "ImageNetwork", judge: "ImageNetwork | None", out: Path, config: dict[str, Any], asked: dict[str, Any]
+) -> Answer:
+    """Fill the run folder."""
     from reverie.compress.run_folder import open_run
     from reverie.core.digest import sha256_tensors
     from reverie.core.environment import environment
-    from reverie.core.store import write_json
+    from reverie.core.store import read_json, write_json
     from reverie.dream import dream as dreamed
     from reverie.report.folder import DREAMS_FILE, RUN_FILE
     from reverie.report.picture import dream_grid, save_png
 
-    config = {
-        "weights_sha256": sha256_tensors(network.state_dict()),
-        "n": n,
-        "size": size,
-        "steps": steps,
-        "seed": seed,
-    }
+    config = {"weights_sha256": sha256_tensors(network.state_dict()), **config}
     with open_run(out, verb="dream", config=config), progress() as on_event:
+        known = read_json(out / RUN_FILE).get("figures", {}).get("seconds")
+        fresh = not (out / "bank").exists()
         began = time.monotonic()
         bank = dreamed(
-            network, count=n, image_shape=shape, steps=steps, seed=seed, path=out / "bank", on_event=on_event
+            network,
+            count=config["n"],
+            image_shape=asked["image_shape"],
+            steps=config["steps"],
+            seed=config["seed"],
+            path=out / "bank",
+            on_event=on_event,
         )
-        seconds = time.monotonic() - began
-        save_png(
-            dream_grid(bank.images, bank.labels, class_names=network.class_names, per_row=PER_ROW), out / DREAMS_FILE
-        )
-        figures = _figures(bank, judging) | {"seconds": round(seconds, 2)}
-        asked = {"model": model, "judge": judge, "image_shape": list(shape)}
+        # A run that was killed has lost the time that its first part took.
+        seconds = round(time.monotonic() - began, 2) if fresh else known
+        picture = dream_grid(bank.images, bank.labels, class_names=network.class_names, per_row=PER_ROW)
+        save_png(picture, out / DREAMS_FILE)
+        figures = _figures(bank, judge) | {"seconds": seconds}
         run = {"format": 1, "verb": "dream", "config": config, "finished": True, "asked": asked}
-        write_json(out / RUN_FILE, run | environment() | figures)
-    return Answer({"folder": str(out), **asked, **figures}, _shown(figures, judge, out / DREAMS_FILE))
+        write_json(out / RUN_FILE, run | environment() | {"figures": figures})
+    return Answer({"folder": str(out), **run, "figures": figures}, _shown(figures, asked["judge"], out / DREAMS_FILE))
 
 
 def _figures(bank: "Bank", judge: "ImageNetwork | None") -> dict[str, Any]:
@@ -105,10 +115,12 @@ def _shown(figures: dict[str, Any], judge: str | None, picture: Path) -> tuple[s
     from reverie.report.text import percent_text, seconds_text
 
     def share(found: dict[str, float]) -> str:
-        return f"{percent_text(found['value'])} (95% interval {percent_text(found['low'])} to {percent_text(found['high'])})"
+        value, low, high = (percent_text(found[part]) for part in ("value", "low", "high"))
+        return f"{value} (95% interval {low} to {high})"
 
+    took = "" if figures["seconds"] is None else f" in {seconds_text(figures['seconds'])}"
     lines = [
-        f"{figures['count']} dreams in {seconds_text(figures['seconds'])}, as 8-bit images",
+        f"{figures['count']} dreams{took}, as 8-bit images",
         f"the network sees the class asked for in {share(figures['teacher_agreement'])}",
     ]
     if judge is not None:

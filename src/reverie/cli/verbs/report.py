@@ -22,4 +22,4 @@ def report(run: Path, /, *, out: Path | None = None, manner: Manner = PLAIN) -> 
 
     written = write_report(run, out=out)
     found = read_run_file(run)
-    return Answer({"report": str(written), **found}, (to_rich(result_table(found)), f"report: {written}"))
+    return Answer({"report": str(written), **found}, (to_rich(result_table(found["figures"])), f"report: {written}"))
