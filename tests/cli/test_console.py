@@ -5,8 +5,9 @@ import logging
 import warnings
 
 import pytest
+from rich.console import Console
 
-from reverie.cli.console import PlainProgress, progress, quieted
+from reverie.cli.console import BarProgress, PlainProgress, bars, progress, quieted
 from reverie.core.errors import NoEffect
 from reverie.core.events import Event
 
@@ -79,3 +80,17 @@ def test_other_libraries_are_quiet_and_our_warnings_are_one_line(capsys: pytest.
 def test_debug_lets_other_libraries_speak() -> None:
     with pytest.warns(DeprecationWarning, match="some library"), quieted(debug=True):
         warnings.warn("of some library", DeprecationWarning, stacklevel=1)
+
+
+def test_on_a_terminal_each_stage_has_one_bar() -> None:
+    stream = io.StringIO()
+    with bars(Console(file=stream, force_terminal=True, width=160)) as shown:
+        listener = BarProgress(shown)
+        for step in range(5):
+            listener(Event("dreaming [bold]", step, 4, {"loss": 0.5}))
+        listener(Event("teaching", 2, 2))
+        listener(Event("dreaming [bold]", 1, 4))
+    assert [task.description for task in shown.tasks] == ["dreaming [bold]", "teaching"]
+    assert [task.completed for task in shown.tasks] == [1, 2]
+    assert "dreaming [bold]" in stream.getvalue()
+    assert "loss 0.5" in stream.getvalue()

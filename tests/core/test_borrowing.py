@@ -74,6 +74,15 @@ def test_frozen_nests(small_net: nn.Module) -> None:
     assert small_net.training
 
 
+def test_a_layer_with_two_parents_keeps_its_own_mode() -> None:
+    shared = nn.Dropout()
+    model = nn.ModuleList([nn.Sequential(shared), nn.Sequential(shared)]).train()
+    shared.eval()
+    with frozen(model):
+        pass
+    assert [module.training for module in model.modules()] == [True, True, False, True]
+
+
 def test_tap_reads_what_flows_and_keeps_its_graph(small_net: nn.Module) -> None:
     images = torch.rand(2, 3, 8, 8, requires_grad=True)
     with tap(small_net, (nn.Conv2d, nn.Flatten)) as seen:

@@ -40,6 +40,7 @@ records = st.builds(Record, st.lists(edits, max_size=3).map(tuple))
 def test_records_compose(a: Record, b: Record, c: Record) -> None:
     assert (a + b) + c == a + (b + c)
     assert a + Record() == a == Record() + a
+    assert (a + b).edits == (*a.edits, *b.edits)
 
 
 @given(records)

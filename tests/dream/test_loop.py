@@ -64,7 +64,7 @@ def textbook(network: nn.Module, *, steps: int) -> Tensor:
         loss = F.cross_entropy(network(images), TARGETS)
         mean, variance = inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3), correction=0)
         stored_mean, stored_variance = network[1].running_mean, network[1].running_var
-        loss = loss + 10 * (mean - stored_mean).norm() / stored_mean.norm()
+        loss = loss + 10 * (mean - stored_mean).norm() / stored_variance.sum().sqrt()
         loss = loss + 10 * (variance - stored_variance).norm() / stored_variance.norm()
         steep = [(images[..., 1:, :] - images[..., :-1, :]), (images[..., 1:] - images[..., :-1])]
         loss = loss + 0.05 * sum(difference.square().mean() for difference in steep)

@@ -16,14 +16,14 @@ FACTORS = st.sampled_from([0.5, 2.0, 4.0])
 
 
 def seen(mean: list[float], variance: list[float]) -> Moments:
-    """Batch moments beside stored mean (3, 4) and variance (0, 5): both of length 5."""
-    return Moments("", torch.tensor(mean), torch.tensor(variance), torch.tensor([3.0, 4.0]), torch.tensor([0.0, 5.0]))
+    """Batch moments beside stored mean (3, 4) and variance (7, 24): of length 25, and 31 in sum."""
+    return Moments("", torch.tensor(mean), torch.tensor(variance), torch.tensor([3.0, 4.0]), torch.tensor([7.0, 24.0]))
 
 
 def view(images: Tensor | None = None, moments: tuple[Moments, ...] = ()) -> View:
     pixels = torch.full((2, 1, 4, 4), 0.25) if images is None else images
     logits = torch.tensor([[0.0, 0.0], [math.log(3.0), 0.0]])
-    return View(pixels, logits, torch.tensor([0, 1]), moments or (seen([3.0, 4.0], [0.0, 5.0]),))
+    return View(pixels, logits, torch.tensor([0, 1]), moments or (seen([3.0, 4.0], [7.0, 24.0]),))
 
 
 @given(TERMS, TERMS, TERMS, FACTORS, FACTORS)
@@ -62,9 +62,9 @@ def test_norm_and_variation_by_hand() -> None:
 
 
 def test_statistics_by_hand() -> None:
-    perfect = seen([3.0, 4.0], [0.0, 5.0])
-    # Mean off by (0, 1), variance by (3, 4): 1/5 + 5/5.
-    off = seen([3.0, 5.0], [3.0, 9.0])
+    perfect = seen([3.0, 4.0], [7.0, 24.0])
+    # Mean off by (0, sqrt(31)), variance by (3, 4): 1 + 5/25.
+    off = seen([3.0, 4.0 + math.sqrt(31.0)], [10.0, 28.0])
     assert statistics_term()(view(moments=(perfect,))).item() == 0.0
     assert statistics_term()(view(moments=(off,))).item() == pytest.approx(1.2)
     assert statistics_term()(view(moments=(off, perfect, perfect))).item() == pytest.approx(0.4)

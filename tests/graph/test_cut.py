@@ -4,14 +4,14 @@ import json
 
 import pytest
 import torch
-from graph.networks import Grouped, MobileLike, lively
 from torch import nn
-from traces import model_trace
 
+from graph.networks import Grouped, MobileLike, lively
 from reverie.core.edit import Record, replay
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
 from reverie.graph import bypass, cut, masked, probe
 from reverie.zoo.networks import CifarResNet
+from traces import model_trace
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -118,7 +118,7 @@ def test_impossible_requests_say_why(net, structure, edit, kept, error, message)
 
 def test_an_unknown_block_says_which_there_are(net, structure):
     with pytest.raises(
-        ReferenceNotFound, match="'layer2.0' is no residual block that may be bypassed; those are layer1.0"
+        ReferenceNotFound, match=r"'layer2\.0' is no residual block that may be bypassed; those are layer1.0"
     ):
         bypass(net, structure, ["layer2.0"])
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from graph.networks import CASES, Case, assert_exact, example, lively, some_kept
 from torch import Tensor, nn
 
+from graph.networks import CASES, Case, assert_exact, example, lively, some_kept
 from reverie.graph import cut, masked, probe
 from reverie.graph.structure import Structure
 from reverie.zoo.networks import CifarResNet, CifarVGG
@@ -25,7 +25,7 @@ TIMM: dict[str, tuple[str, dict[str, object], int]] = {
     "dpn68b": ("dpn68b", {"k_sec": (1,) * 4, "inc_sec": (16,) * 4}, 64),
     "densenet121": ("densenet121", {"block_config": (2, 2, 2, 2), "growth_rate": 8}, 32),
     "mobilenetv2": ("mobilenetv2_035", {}, 32),
-    "efficientnet": ("efficientnet_lite0", {"channel_multiplier": 0.25}, 32),
+    "efficientnet": ("tinynet_e", {}, 32),
     "resnetblur18": ("resnetblur18", {"channels": (8, 16, 32, 64)}, 32),
     "inception_next": ("inception_next_atto", {"depths": (1,) * 4, "dims": (16, 32, 64, 128)}, 64),
     "convnextv2": ("convnextv2_atto", {"depths": (1,) * 4, "dims": (8, 16, 32, 64)}, 32),

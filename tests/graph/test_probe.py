@@ -3,15 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from graph.networks import CASES, Case, Dense, Gated, Grouped, MobileLike, Transformer, example, lively
 from torch import Tensor, nn
-from traces import global_trace, model_trace
 
+from graph.networks import CASES, Case, Dense, Gated, Grouped, MobileLike, Transformer, example, lively
 from reverie.core.errors import ReferenceNotFound
 from reverie.core.network import ImageNetwork
 from reverie.graph import RULES, Step, Structure, probe, register_rule
 from reverie.graph.aten import elementwise
 from reverie.zoo.networks import CifarResNet
+from traces import global_trace, model_trace
 
 
 def images(size: int = 8, count: int = 2) -> Tensor:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from traces import global_trace, model_trace
 
 from reverie.core.errors import ShapeError, UnsupportedOp
 from reverie.graph.trace import attempt, record
 from reverie.zoo.networks import CifarResNet
+from traces import global_trace, model_trace
 
 
 class Careless(nn.Module):
@@ -87,7 +87,7 @@ def test_random_state_of_python_and_numpy_is_not_touched():
 
 
 def test_a_batch_that_does_not_fit_says_where_it_stopped():
-    with pytest.raises(ShapeError, match=r"Sequential cannot run on a batch of shape \(1, 3\).*after aten.relu in 0"):
+    with pytest.raises(ShapeError, match=r"Sequential cannot run on a batch of shape \(1, 3\).*after aten.t in 1"):
         record(nn.Sequential(nn.ReLU(), nn.Linear(4, 2)), torch.zeros(1, 3))
 
 
@@ -99,3 +99,10 @@ def test_an_error_of_the_network_is_told():
 def test_control_flow_on_values_is_refused():
     with pytest.raises(UnsupportedOp, match=r"Decides.*aten.sum"):
         record(Decides(), torch.zeros(1, 3))
+
+
+def test_a_network_in_training_mode_is_recorded_in_evaluation_mode():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()).train()
+    trace = record(net, torch.zeros(2, 3, 8, 8))
+    assert [call.arguments["training"] for call in trace.calls if "training" in call.arguments] == [False]
+    assert not any("dropout" in str(call) for call in trace.calls)

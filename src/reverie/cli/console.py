@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-__all__ = ["PlainProgress", "progress", "quieted", "say"]
+__all__ = ["BarProgress", "PlainProgress", "bars", "progress", "quieted", "say"]
+
+
+# What the other columns of a bar take, and the shortest figure that says anything.
+BARS_WIDTH, FIGURES_LEAST = 78, 12
 
 
 def say(text: str) -> None:
@@ -38,9 +42,8 @@ def progress() -> Iterator[Listener]:
     # rich takes longer to import than all of `reverie --help`.
     from rich.console import Console
 
-    bars = _bars(Console(file=sys.stderr))
-    with bars:
-        yield BarProgress(bars)
+    with bars(Console(file=sys.stderr)) as shown:
+        yield BarProgress(shown)
 
 
 @contextmanager
@@ -88,7 +91,7 @@ class PlainProgress:
             parts.append(f"{done / seconds:.3g} per s")
             if event.step < event.total:
                 parts.append(f"{seconds_text((event.total - event.step) * seconds / done)} left")
-        parts += [f"{name} {value:.4g}" for name, value in event.figures.items()]
+        parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in event.figures.items()]
         self._stream.write(printable(", ".join(parts)) + "\n")
         self._stream.flush()
 
@@ -102,7 +105,7 @@ class BarProgress:
 
     def __call__(self, event: Event) -> None:
         """Move the bar of the event's stage, making it first if need be."""
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in event.figures.items())
+        figures = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in event.figures.items())
         if event.stage not in self._tasks:
             self._tasks[event.stage] = self._bars.add_task(event.stage, total=event.total, figures="")
         task = self._tasks[event.stage]
@@ -111,7 +114,8 @@ class BarProgress:
         self._bars.update(task, completed=event.step, total=event.total, figures=figures)
 
 
-def _bars(console: "Console") -> "Progress":
+def bars(console: "Console") -> "Progress":
+    """Bars of rich with rate, time and figures, on a console."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -122,6 +126,7 @@ def _bars(console: "Console") -> "Progress":
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -129,16 +134,20 @@ def _bars(console: "Console") -> "Progress":
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:.3g} per s")
 
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=28),
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}", markup=False),
-        console=console,
-    )
+    ]
+    # Figures have what is left of the line, and are left out where that is next to nothing.
+    left = console.width - BARS_WIDTH
+    if left >= FIGURES_LEAST:
+        column = Column(no_wrap=True, overflow="ellipsis", max_width=left)
+        columns.append(TextColumn("{task.fields[figures]}", markup=False, table_column=column))
+    return Progress(*columns, console=console)
 
 
 def _tenths(event: Event) -> int:

@@ -8,8 +8,10 @@ fails prints one sentence on standard error, and with `--json` also `{"error": {
 """
 
 import contextlib
+import io
 import json
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Sequence
@@ -82,9 +84,15 @@ def _print(answer: Answer, manner: Manner) -> None:
         return
     from rich.console import Console
 
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True)
-    for part in answer.shown:
-        console.print(part)
+    # Drawn in memory first: rich ends the process by itself where nobody reads the output any more.
+    width = shutil.get_terminal_size().columns
+    drawn = Console(
+        file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=width, highlight=False, markup=False, emoji=False
+    )
+    with drawn.capture() as captured:
+        for part in answer.shown:
+            drawn.print(part, soft_wrap=isinstance(part, str))
+    sys.stdout.write(captured.get())
 
 
 def _fail(error: BaseException, manner: Manner) -> int:

@@ -1,6 +1,6 @@
 """Batch-norm statistics counted anew on a source.
 
-What for: after training on shifted and blended images, or after a cut, the running statistics lag behind the weights,
+What for: after training on shifted images, or after a cut, the running statistics lag behind the weights,
 or belong to other images. Cost: one forward pass of the source.
 """
 

@@ -2,8 +2,8 @@
 
 A small bank goes a long way when each image is seen in many ways, and when the teacher answers for the very view that
 the student sees: nothing is assumed about what a shift or a flip leaves unchanged. Blends of two images are left out
-on purpose: taught on dreams, they moved the student's batch statistics away from those of real images and cost half a
-point of accuracy to two points.
+on purpose: taught on dreams, they moved the student's batch statistics away from those of real images and cost a third
+of a point of accuracy to two points.
 
 Cost: a gather per batch. Source: Beyer et al., 2022, arXiv:2106.05237, section 3.
 """

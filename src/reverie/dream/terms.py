@@ -121,9 +121,9 @@ class CrossEntropy:
 class Statistics:
     """Relative distance of the batch moments from the stored ones, averaged over layers.
 
-    For each layer |m - M| / |M| + |v - V| / |V|, with Euclidean norms over channels: m and v of the batch, M and V
-    stored. A stored mean shorter than a thousandth of the stored deviations counts as that long, lest a network whose
-    first layer sees centered data divide by zero.
+    For each layer |m - M| / |sqrt(V)| + |v - V| / |V|, with Euclidean norms over channels: m and v of the batch, M and
+    V stored. Means are measured in deviations: many layers see centered values, and a stored mean near zero is no
+    yardstick (behind linear bottlenecks it is a thousandth of the deviation).
     """
 
     first_weight: float = 1.0
@@ -207,12 +207,11 @@ def norm_term(*, center: float = 0.5) -> Term:
 
 
 def _relative_distance(moments: Moments) -> Tensor:
-    stored_mean, stored_variance = moments.stored_mean, moments.stored_variance
-    shortest = 1e-3 * stored_variance.sum().sqrt()
-    mean_length = torch.maximum(stored_mean.norm(), shortest).clamp_min(torch.finfo(stored_mean.dtype).tiny)
-    variance_length = stored_variance.norm().clamp_min(torch.finfo(stored_variance.dtype).tiny)
-    mean = (moments.mean - stored_mean).norm() / mean_length
-    distance: Tensor = mean + (moments.variance - stored_variance).norm() / variance_length
+    stored = moments.stored_variance
+    # A layer that saw one constant has no deviation at all.
+    smallest = torch.finfo(stored.dtype).tiny
+    mean = (moments.mean - moments.stored_mean).norm() / stored.sum().sqrt().clamp_min(smallest)
+    distance: Tensor = mean + (moments.variance - stored).norm() / stored.norm().clamp_min(smallest)
     return distance
 
 
