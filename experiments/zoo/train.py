@@ -27,7 +27,10 @@ CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a training run. `sizes` are image sides, each trained on for an equal share of epochs."""
+    """Everything that decides a training run. `sizes` are image sides, each trained on for an equal share of epochs.
+
+    `second_epochs` follow in a second, lower cycle on images of full size from which nothing is erased.
+    """
 
     dataset: str
     factory: str
@@ -41,6 +44,8 @@ class Recipe:
     erase_pixels: int = 0
     ema_decay: float = 0.998
     seed: int = 0
+    second_epochs: int = 0
+    second_learning_rate: float = 0.04
 
 
 FASHION_VGG = {"stages": [[32, 32], [64, 64], [96, 96]], "in_channels": 1}
@@ -68,6 +73,7 @@ RECIPES = {
         (20, 24, 28, 32),
         shift_pixels=3,
         erase_pixels=6,
+        second_epochs=3,
     ),
     "cifar10-vgg": Recipe(
         "cifar10", "CifarVGG", CIFAR_VGG, 12, 0.1, (20, 24, 28, 32), shift_pixels=3, erase_pixels=6, seed=1
@@ -81,10 +87,9 @@ def build(recipe: Recipe) -> nn.Module:
     return {"CifarResNet": CifarResNet, "CifarVGG": CifarVGG}[recipe.factory](**recipe.arguments)
 
 
-def augment(images: Tensor, recipe: Recipe, size: int, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, shift: int, erased: int, size: int, generator: torch.Generator) -> Tensor:
     """Shift, flip and erase each image on its own, then shrink the batch to `size`: (n, c, h, w) uint8 -> float."""
     n, c, h, w = images.shape
-    shift = recipe.shift_pixels
     padded = F.pad(images.float(), (shift,) * 4, mode="reflect")
     top, left = torch.randint(0, 2 * shift + 1, (2, n), generator=generator)
     rows = (top[:, None] + torch.arange(h))[:, None, :, None]
@@ -92,9 +97,9 @@ def augment(images: Tensor, recipe: Recipe, size: int, generator: torch.Generato
     flip = torch.rand(n, generator=generator)[:, None, None, None] < 0.5
     columns = torch.where(flip, columns.flip(-1), columns)
     batch = padded[torch.arange(n)[:, None, None, None], torch.arange(c)[None, :, None, None], rows, columns]
-    if recipe.erase_pixels:
+    if erased:
         y, x = (torch.randint(0, side, (n, 1, 1), generator=generator) for side in (h, w))
-        half = recipe.erase_pixels / 2
+        half = erased / 2
         hole = ((torch.arange(h)[:, None] - y).abs() < half) & ((torch.arange(w)[None, :] - x).abs() < half)
         batch = torch.where(hole[:, None], batch.mean(dim=(2, 3), keepdim=True), batch)
     if size != h:
@@ -113,8 +118,11 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, mean: Tensor, std
     return right / len(labels)
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """One cycle: linear rise over the first quarter, cosine fall to zero over the rest."""
+def learning_rate(step: int, recipe: Recipe, per_epoch: int) -> float:
+    """A cycle is a linear rise over its first quarter, then a cosine fall to zero."""
+    steps, peak = recipe.epochs * per_epoch, recipe.peak_learning_rate
+    if step > steps:
+        step, steps, peak = step - steps, recipe.second_epochs * per_epoch, recipe.second_learning_rate
     rise = 0.25 * steps
     return peak * step / rise if step < rise else peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / (steps - rise)))
 
@@ -141,20 +149,20 @@ def train(name: str, images: Tensor, labels: Tensor, checkpoint: Path) -> tuple[
         optimizer.load_state_dict(state["optimizer"])
         first, spent = state["epoch"], state["seconds"]
     per_epoch = len(labels) // recipe.batch_size
-    for epoch in range(first, recipe.epochs):
+    for epoch in range(first, recipe.epochs + recipe.second_epochs):
         started = time.monotonic()
         generator = torch.Generator().manual_seed(recipe.seed * 1000 + epoch)
-        size = recipe.sizes[len(recipe.sizes) * epoch // recipe.epochs]
+        second = epoch >= recipe.epochs
+        size = recipe.sizes[-1 if second else len(recipe.sizes) * epoch // recipe.epochs]
+        erased = 0 if second else recipe.erase_pixels
         order = torch.randperm(len(labels), generator=generator)
         model.train()
         running = 0.0
         for step in range(per_epoch):
             pick = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-            batch = (augment(images[pick], recipe, size, generator) / 255 - mean) / std
+            batch = (augment(images[pick], recipe.shift_pixels, erased, size, generator) / 255 - mean) / std
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(
-                    epoch * per_epoch + step + 1, recipe.epochs * per_epoch, recipe.peak_learning_rate
-                )
+                group["lr"] = learning_rate(epoch * per_epoch + step + 1, recipe, per_epoch)
             with torch.autocast("cpu", torch.bfloat16):
                 logits = model(batch.contiguous(memory_format=torch.channels_last))
             loss = F.cross_entropy(logits.float(), labels[pick])
@@ -165,7 +173,7 @@ def train(name: str, images: Tensor, labels: Tensor, checkpoint: Path) -> tuple[
             running += float(loss.detach())
         spent += time.monotonic() - started
         print(
-            f"{name} epoch {epoch + 1}/{recipe.epochs} size {size} loss {running / per_epoch:.4f} {spent:.0f} s",
+            f"{name} epoch {epoch + 1}/{recipe.epochs + recipe.second_epochs} size {size} loss {running / per_epoch:.4f} {spent:.0f} s",
             flush=True,
         )
         state = {

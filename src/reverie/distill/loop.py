@@ -104,7 +104,7 @@ def distill(
     batch_size: int = 64,
     learning_rate: float = 0.02,
     temperature: float = 4.0,
-    feature_weight: float = 10.0,
+    feature_weight: float = 30.0,
     views: Views = USUAL_VIEWS,
     held_out: float = 0.1,
     seed: int = 0,
