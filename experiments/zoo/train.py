@@ -173,7 +173,7 @@ def train(name: str, images: Tensor, labels: Tensor, checkpoint: Path) -> tuple[
             running += float(loss.detach())
         spent += time.monotonic() - started
         print(
-            f"{name} epoch {epoch + 1}/{recipe.epochs + recipe.second_epochs} size {size} loss {running / per_epoch:.4f} {spent:.0f} s",
+            f"{name} epoch {epoch + 1} size {size} loss {running / per_epoch:.4f} {spent:.0f} s",
             flush=True,
         )
         state = {

@@ -13,6 +13,8 @@ from reverie.zoo.load import load
 from reverie.zoo.runs import KNOWN_FACTORIES
 
 NAMES = embedded_names()
+# What each network was trained to reach at least.
+ASKED = {"fashion-resnet20": 0.935, "fashion-vgg": 0.93, "cifar10-resnet20": 0.908, "cifar10-vgg": 0.89}
 
 
 def test_there_are_networks() -> None:
@@ -30,7 +32,7 @@ def test_a_card_is_whole(name: str) -> None:
     assert card.name == name
     assert card.weights_sha256 is not None, "run: python experiments/zoo/publish.py"
     assert card.factory in KNOWN_FACTORIES
-    assert 0.9 < card.test_accuracy < 1
+    assert ASKED[name] <= card.test_accuracy < 1
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -25,7 +25,7 @@ from reverie.compress.hand_over import (
     tested,
 )
 from reverie.compress.latencies import measure_layers
-from reverie.compress.result import Compressed
+from reverie.compress.result import Compressed, Row
 from reverie.compress.route import Route, Task, example_input, make_route
 from reverie.compress.run_folder import RUN_FORMAT, RunFolder, open_run
 from reverie.compress.sites import Sites, find_sites
@@ -193,13 +193,13 @@ def _hand_over(task: Task, routes: Mapping[str, Route], judged: Source, test: So
     )
     task.on_event(Event("measuring", 1, 1))
     rows = [latency_row(latencies, threads=task.threads), *counted_rows(networks), agreement_row(networks, judged)]
-    notes: tuple[str, ...] = ()
+    notes = _budget_notes(rows[0], route, task.budgets)
     if test is not None:
         started = time.monotonic()
         row, sentences = tested(models, test, threads=task.threads, on_event=task.on_event)
         task.run.seconds["testing"] = time.monotonic() - started
         rows.append(row)
-        notes = tuple(sentences)
+        notes += tuple(sentences)
     return Compressed(
         network=route.network,
         plan=route.plan,
@@ -212,6 +212,23 @@ def _hand_over(task: Task, routes: Mapping[str, Route], judged: Source, test: So
         notes=notes,
         seconds=dict(task.run.seconds),
     )
+
+
+def _budget_notes(latency: Row, route: Route, budgets: Mapping[Quantity, Budget]) -> tuple[str, ...]:
+    """A sentence where the closing measurement is above the budget that the plan had met when it was measured."""
+    if "latency" not in budgets:
+        return ()
+    share = budgets["latency"].limit(latency.teacher.value) / latency.teacher.value
+    closing = latency.compressed.relative or 0.0
+    if closing <= share:
+        return ()
+    chosen = max(turn.measured for turn in route.attempts if turn.measured <= share)
+    sentence = (
+        f"The closing measurement, {closing:.1%} of the teacher's latency, is above the budget of "
+        f"{budgets['latency']}; the plan measured {chosen:.1%} when it was chosen. The machine was busy: close other "
+        "programs and run again."
+    )
+    return (sentence,)
 
 
 def _write(result: Compressed, folder: Path, config: Mapping[str, Any]) -> None:
