@@ -44,13 +44,13 @@ class Question:
     Attributes:
         name: What is measured; lower case and hyphens.
         unit: Of the value: `"s"`, `"ratio"`, `"share"`, `"points"`.
-        ask: What the value should be.
+        ask: What the value should be; None for a figure that others are read beside.
         command: What a person runs to see it.
     """
 
     name: str
     unit: str
-    ask: Ask
+    ask: Ask | None
     command: str
 
 
@@ -97,8 +97,10 @@ class Figure:
             "name": question.name,
             "value": None if measured is None else measured.value,
             "unit": question.unit,
-            "ask": {"at_most" if question.ask.upper else "at_least": question.ask.bound},
-            "holds": None if measured is None else question.ask.holds(measured.value),
+            "ask": None
+            if question.ask is None
+            else {"at_most" if question.ask.upper else "at_least": question.ask.bound},
+            "holds": None if measured is None or question.ask is None else question.ask.holds(measured.value),
             "spread": None if measured is None or measured.spread is None else list(measured.spread),
             "spread_kind": None if measured is None else measured.spread_kind,
             "command": question.command,

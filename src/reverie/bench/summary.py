@@ -15,8 +15,9 @@ def figures_table(figures: Sequence[Figure]) -> Table:
 
 def _row(figure: Figure) -> tuple[str, ...]:
     question, measured = figure.question, figure.measured
-    asked = f"{question.ask} {question.unit}"
+    asked = question.unit if question.ask is None else f"{question.ask} {question.unit}"
     if measured is None:
         return question.name, asked, "not run", "", figure.reason or ""
     spread = "" if measured.spread is None else f"{measured.spread[0]:.3g} to {measured.spread[1]:.3g}"
-    return question.name, asked, f"{measured.value:.3g}", spread, "yes" if question.ask.holds(measured.value) else "NO"
+    holds = "" if question.ask is None else "yes" if question.ask.holds(measured.value) else "NO"
+    return question.name, asked, f"{measured.value:.3g}", spread, holds
