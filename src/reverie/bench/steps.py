@@ -1,8 +1,8 @@
 """What one step of dreaming costs, beside the floor: a bare pass of the same frozen network in fp32.
 
 A bare pass is forward, cross-entropy and the gradient with respect to the images, and nothing else. The textbook step
-is what plain code does. All are timed in turn in one process; a figure is the median of the ratios to the bare pass, with
-the set-up of the loop included.
+is what plain code does. All are timed in turn in one process; a figure is the median of the ratios to the bare pass,
+with the set-up of the loop included.
 """
 
 import copy

@@ -142,9 +142,9 @@ def dream(
 def default_term() -> Term:
     """The recipe: be recognized, have the right statistics, be smooth, and a trace of the norm.
 
-    class + 10 statistics + 0.05 total variation + 0.001 norm, each as in `reverie.dream.terms`.
+    class + 5 statistics + total variation + 0.001 norm, each as in `reverie.dream.terms`.
     """
-    return class_term() + 10.0 * statistics_term() + 0.05 * total_variation_term() + 0.001 * norm_term()
+    return class_term() + 5.0 * statistics_term() + total_variation_term() + 0.001 * norm_term()
 
 
 def default_batch_size(image_shape: Sequence[int]) -> int:
