@@ -155,8 +155,9 @@ def trained(width: int, seed: int) -> nn.Module:
         nn.Conv2d(width, width, 3, stride=2, padding=1),
         nn.BatchNorm2d(width),
         nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(16 * width, 4),
+        nn.Linear(width, 4),
     )
     optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
     for step in range(60):

@@ -14,7 +14,7 @@ from reverie.zoo.runs import KNOWN_FACTORIES
 
 NAMES = embedded_names()
 # What each network was trained to reach at least.
-ASKED = {"fashion-resnet20": 0.935, "fashion-vgg": 0.93, "cifar10-resnet20": 0.908, "cifar10-vgg": 0.89}
+ASKED = {"fashion-resnet20": 0.935, "fashion-vgg": 0.93, "cifar10-resnet20": 0.91, "cifar10-vgg": 0.89}
 
 
 def test_there_are_networks() -> None:
