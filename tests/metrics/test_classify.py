@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -84,6 +85,17 @@ def test_newcombe_interval_of_the_papers_example() -> None:
     seen = paired_difference(*flags(36, 12, 2, 0))
     assert seen.difference == pytest.approx(0.2)
     assert (round(seen.low, 4), round(seen.high, 4)) == (0.0569, 0.3404)
+
+
+def test_newcombe_interval_shrinks_with_correlation_less_half_an_image() -> None:
+    # 40 both, 6 only a, 2 only b, 32 neither. phi = (40 * 32 - 6 * 2 - 80 / 2) / sqrt(46 * 34 * 42 * 38).
+    seen = paired_difference(*flags(40, 6, 2, 32))
+    phi = (1268 - 40) / math.sqrt(46 * 34 * 42 * 38)
+    a, b = share(46, 80), share(42, 80)
+    below, above = np.array([a.value - a.low, b.high - b.value]), np.array([a.high - a.value, b.value - b.low])
+    form = np.array([[1, -phi], [-phi, 1]])
+    assert seen.low == pytest.approx(0.05 - math.sqrt(below @ form @ below), abs=1e-12)
+    assert seen.high == pytest.approx(0.05 + math.sqrt(above @ form @ above), abs=1e-12)
 
 
 def test_paired_difference_is_antisymmetric_and_holds_its_value() -> None:
