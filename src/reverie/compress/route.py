@@ -37,7 +37,9 @@ __all__ = ["Route", "Task", "apply_plan", "example_input", "make_route"]
 
 PROBED_IMAGES = 128
 # A plan is chosen to measure this share under the budget, so that the next measurement is within it as well.
-MARGIN = 0.02
+MARGIN = 0.03
+# A plan is measured until the interval of its ratio is within this share of it.
+TOLERANCE = 0.005
 ATTEMPTS = 8
 
 
@@ -224,7 +226,8 @@ def _meet_latency(
     def measure(widths: dict[str, int]) -> float:
         network, _ = apply_plan(task.network, task.structure, task.sites.plan(widths, scores))
         models = {"teacher": task.onnx, "candidate": export_onnx(network)}
-        timing = measure_networks(models, task.network.image_shape, threads=task.threads)["candidate"]
+        timings = measure_networks(models, task.network.image_shape, threads=task.threads, tolerance=TOLERANCE)
+        timing = timings["candidate"]
         turns.append(timing.ratio_median)
         task.on_event(Event("measuring plans", min(len(turns), ATTEMPTS), ATTEMPTS, {"latency_share": turns[-1]}))
         return timing.ratio_median
