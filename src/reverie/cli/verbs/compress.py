@@ -61,8 +61,8 @@ class Effort:
         seed: Decides everything random.
     """
 
-    dreams: int = 640
-    dream_steps: int = 90
+    dreams: int = 1024
+    dream_steps: int = 60
     teach_steps: int = 400
     control: Annotated[bool, Parameter(negative="--no-control")] = True
     threads: int | None = None
