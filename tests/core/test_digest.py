@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from reverie.core.digest import sha256_tensors
+from reverie.core.digest import sha256_json, sha256_tensors
 
 BASE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
 
@@ -41,3 +41,8 @@ def test_everything_else_counts(other: dict[str, torch.Tensor]) -> None:
 def test_scalars_and_empty_tensors() -> None:
     assert sha256_tensors({"a": torch.tensor(1.0)}) != sha256_tensors({"a": torch.ones(1)})
     assert sha256_tensors({"a": torch.ones(0)}) != sha256_tensors({"a": torch.ones(0, 2)})
+
+
+def test_settings_have_a_digest_whatever_the_order_of_their_keys() -> None:
+    assert sha256_json({"b": 2, "a": 1}) == hashlib.sha256(b'{"a": 1, "b": 2}').hexdigest()
+    assert sha256_json({"a": 1, "b": 2}) != sha256_json({"a": 1, "b": 3})

@@ -23,13 +23,14 @@ from reverie.core.digest import sha256_tensors
 from reverie.core.errors import Diverged, RangeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork
+from reverie.core.precision import choose_precision
 from reverie.core.rng import derive_seed, generator, preserved_rng
 from reverie.core.source import Source
 from reverie.distill.batchnorm import batch_norm_layers, reestimate_batch_norm
 from reverie.distill.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from reverie.distill.feature_losses import feature_loss
 from reverie.distill.features import Features, Readings, feature_of, select_kept, tapped
-from reverie.distill.losses import feature_loss, soft_label_loss
-from reverie.distill.precision import fast_precision
+from reverie.distill.losses import soft_label_loss
 from reverie.distill.views import Views
 from reverie.metrics.classify import Share, agreement
 from reverie.metrics.evaluate import predict
@@ -134,7 +135,7 @@ def distill(
         views: How images are varied.
         held_out: Share of the source that only judges, in (0, 1).
         seed: Decides the split, the order and the views.
-        precision: Number format of both forward passes; None is the faster one by rule, see `fast_precision`.
+        precision: Number format of both forward passes; None is the faster one by rule, see `choose_precision`.
         checkpoint: File written at each milestone. Where it exists, the run goes on from it and ends with the bytes
             of a run that was never stopped; a finished one returns at once.
         on_event: Called with the stage "distilling" every few steps.
@@ -161,7 +162,7 @@ def distill(
     Reference: Beyer et al., 2022, arXiv:2106.05237. Differs: features are matched too, and views are milder.
     """
     device = next(student.parameters(), torch.empty(0)).device
-    chosen = fast_precision(student) if precision is None else precision
+    chosen = choose_precision(student) if precision is None else precision
     kept = {name: None if indices is None else tuple(indices) for name, indices in features.items()}
     settings = _Settings(
         kept, steps, batch_size, learning_rate, temperature, feature_weight, views, held_out, seed, str(chosen)
