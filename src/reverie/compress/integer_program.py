@@ -15,7 +15,7 @@ import ctypes
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from scipy.sparse import block_array, block_diag, csr_array, eye_array, kron
 
 from reverie.core.errors import VerificationFailed
 
-__all__ = ["Floats", "Mask", "Pair", "Problem", "Program", "linearize", "solve", "solve_core", "solve_coupled"]
+__all__ = ["Floats", "Link", "Mask", "Pair", "Problem", "Program", "linearize", "solve", "solve_core", "solve_coupled"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -50,12 +50,42 @@ class Pair:
         b: Index of the site of the columns, above `a`.
         costs: (budgets, options of a, options of b).
         forbidden: (options of a, options of b).
+        losses: (options of a, options of b).
     """
 
     a: int
     b: int
     costs: Floats
     forbidden: Mask
+    losses: Floats
+
+    def turned(self) -> "Pair":
+        """The same with its sites exchanged."""
+        return Pair(self.b, self.a, self.costs.transpose(0, 2, 1), self.forbidden.T, self.losses.T)
+
+    def joined(self, other: "Pair | None") -> "Pair":
+        """Both at once; they are of the same sites."""
+        if other is None:
+            return self
+        forbidden = self.forbidden | other.forbidden
+        return Pair(self.a, self.b, self.costs + other.costs, forbidden, self.losses + other.losses)
+
+
+@dataclass(frozen=True)
+class Link:
+    """Two options that are chosen together or not at all.
+
+    Attributes:
+        a: Index of a site.
+        option_a: Index of its option.
+        b: Index of another site.
+        option_b: Index of its option.
+    """
+
+    a: int
+    option_a: int
+    b: int
+    option_b: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +99,8 @@ class Problem:
         unary: Per site (budgets, options).
         possible: Per site (options,), false where an option is excluded.
         pairs: At most one per two sites.
+        links: Options that are chosen together.
+        unlike: Allocations with the number of sites at most that may choose the same option as they do.
     """
 
     names: tuple[str, ...]
@@ -77,10 +109,15 @@ class Problem:
     unary: tuple[Floats, ...]
     possible: tuple[Mask, ...]
     pairs: tuple[Pair, ...]
+    links: tuple[Link, ...] = ()
+    unlike: tuple[tuple[tuple[int, ...], int], ...] = ()
 
     def loss(self, picked: Sequence[int]) -> float:
         """Total loss of one option per site, correctly rounded."""
-        return math.fsum(float(losses[i]) for losses, i in zip(self.losses, picked, strict=True))
+        return math.fsum(
+            [float(losses[i]) for losses, i in zip(self.losses, picked, strict=True)]
+            + [float(pair.losses[picked[pair.a], picked[pair.b]]) for pair in self.pairs]
+        )
 
     def costs(self, picked: Sequence[int]) -> list[float]:
         """Total of each limited cost of one option per site, correctly rounded."""
@@ -141,11 +178,11 @@ def linearize(
         open_ &= extra <= room + fuzz
         rows.append(extra / unit)
         bounds.append(max(room, 0.0) / unit)
-    values = [cost[minimize] for cost in costs] if minimize is not None else _loss_blocks(problem, picks, free)
+    values = [cost[minimize] for cost in costs] if minimize is not None else _loss_blocks(problem, picks)
     objective, floor = _above_floor(values, free)
     objective = np.where(open_, objective, 0.0)
     unit = float(objective.max()) / LOSS_SCALE or 1.0
-    constraints = [_local_marginals(problem, picks)]
+    constraints = [_local_marginals(problem, picks), *_side_conditions(problem, picks, len(objective))]
     if rows:
         constraints.append(LinearConstraint(csr_array(np.where(open_, np.stack(rows), 0.0)), -np.inf, np.array(bounds)))
     return Program(
@@ -166,9 +203,31 @@ def _above_floor(blocks: Sequence[Floats], free: Sequence[Mask]) -> tuple[Floats
     return np.where(np.concatenate(free), above, 0.0), math.fsum(floors)
 
 
-def _loss_blocks(problem: Problem, picks: Sequence[NDArray[np.intp]], free: Sequence[Mask]) -> list[Floats]:
+def _loss_blocks(problem: Problem, picks: Sequence[NDArray[np.intp]]) -> list[Floats]:
     losses = [loss[pick] for loss, pick in zip(problem.losses, picks, strict=True)]
-    return losses + [np.zeros(len(mask)) for mask in free[len(picks) :]]
+    return losses + [pair.losses[np.ix_(picks[pair.a], picks[pair.b])].ravel() for pair in problem.pairs]
+
+
+def _side_conditions(problem: Problem, picks: Sequence[NDArray[np.intp]], columns: int) -> list[LinearConstraint]:
+    """Linked options are equal, and allocations are unlike others."""
+    starts = np.concatenate([[0], np.cumsum([len(pick) for pick in picks])])
+
+    def row(entries: Iterable[tuple[int, int, float]]) -> Floats:
+        found = np.zeros(columns)
+        for site, option, value in entries:
+            at = np.flatnonzero(picks[site] == option)
+            found[starts[site] + at] = value
+        return found
+
+    made = []
+    if problem.links:
+        rows = [row([(one.a, one.option_a, 1.0), (one.b, one.option_b, -1.0)]) for one in problem.links]
+        made.append(LinearConstraint(csr_array(np.stack(rows)), 0.0, 0.0))
+    if problem.unlike:
+        rows = [row((site, option, 1.0) for site, option in enumerate(other)) for other, _ in problem.unlike]
+        most = np.array([float(count) for _, count in problem.unlike])
+        made.append(LinearConstraint(csr_array(np.stack(rows)), -np.inf, most))
+    return made
 
 
 def _local_marginals(problem: Problem, picks: Sequence[NDArray[np.intp]]) -> LinearConstraint:
@@ -195,7 +254,7 @@ def _local_marginals(problem: Problem, picks: Sequence[NDArray[np.intp]]) -> Lin
 
 
 def solve(
-    problem: Problem, program: Program, limits: Sequence[float], seconds: float
+    problem: Problem, program: Program, limits: Sequence[float], seconds: float, *, gap: float = 0.0
 ) -> tuple[list[int] | None, float]:
     """The best options, and a bound that no allocation is below; None where no allocation meets the limits."""
     binaries = len(program.site)
@@ -210,7 +269,7 @@ def solve(
                 integrality=integrality,
                 bounds=Bounds(0.0, program.upper),
                 constraints=constraints,
-                options={"mip_rel_gap": 0.0, "time_limit": max(until - time.monotonic(), 0.1)},
+                options={"mip_rel_gap": gap, "time_limit": max(until - time.monotonic(), 0.1)},
             )
         if found.status == 2:
             return None, math.inf
@@ -254,10 +313,12 @@ def _stdout_kept() -> Iterator[None]:
         os.close(stdout)
 
 
-def solve_coupled(problem: Problem, limits: Sequence[float], seconds: float) -> tuple[list[int] | None, float]:
+def solve_coupled(
+    problem: Problem, limits: Sequence[float], seconds: float, *, gap: float = 0.0
+) -> tuple[list[int] | None, float]:
     """Solve over all options at once; None where no allocation meets the limits."""
     program = linearize(problem, problem.possible, limits)
-    return (None, math.inf) if program is None else solve(problem, program, limits, seconds)
+    return (None, math.inf) if program is None else solve(problem, program, limits, seconds, gap=gap)
 
 
 def _margins(problem: Problem, limits: Sequence[float]) -> tuple[list[Floats], float]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from reverie.compress.allocator import Allocation, Option, PairCost, Site
 from reverie.compress.plan import Plan
+from reverie.core.errors import RangeError
 from reverie.graph.structure import Branch, Group, Layer, Structure
 
 __all__ = ["LayerCost", "Problem", "Sites", "build_problem", "find_sites"]
@@ -99,7 +100,7 @@ class Problem:
         return {site: self.widths[site][option] for site, option in allocation.choice.items()}
 
 
-def find_sites(structure: Structure, *, step: int, least: int = 1) -> Sites:
+def find_sites(structure: Structure, *, step: int, least: int = 1, most: int | None = None) -> Sites:
     """List the sites of a network, with widths in multiples of `step`.
 
     Args:
@@ -107,7 +108,14 @@ def find_sites(structure: Structure, *, step: int, least: int = 1) -> Sites:
         step: Widths worth choosing are its multiples: a runtime that computes channels in blocks of 16 runs 17 to 32
             channels in the same time.
         least: Units a group keeps at least, unless its block is bypassed.
+        most: Widths per site at most, the full one included, evenly spread over the multiples of `step`; None is all.
+            Two hundred widths of two thousand channels differ by less than what can be measured.
+
+    Raises:
+        RangeError: `most` leaves no choice.
     """
+    if most is not None and most < 2:
+        raise RangeError(f"at most {most} widths per site leave nothing to choose; give 2 or more")
     branch_of: dict[str, Branch] = {}
     for branch in structure.branches:
         inner = set(branch.layers)
@@ -117,12 +125,20 @@ def find_sites(structure: Structure, *, step: int, least: int = 1) -> Sites:
     widths = {}
     for group in structure.groups:
         narrower = range((group.units - 1) // step * step, 0, -step) if group.frozen is None else ()
-        options = (group.units, *(width for width in narrower if width >= least))
+        options = (group.units, *_spread([width for width in narrower if width >= least], most))
         if group.name in branch_of:
             options += (BYPASS,)
         if len(options) > 1:
             widths[group.name] = options
     return Sites(structure, widths, branch_of)
+
+
+def _spread(widths: Sequence[int], most: int | None) -> list[int]:
+    """At most `most - 1` of the widths, evenly spread and with both ends."""
+    if most is None or len(widths) <= most - 1:
+        return list(widths)
+    places = np.linspace(0, len(widths) - 1, most - 1).round().astype(int)
+    return [widths[place] for place in dict.fromkeys(places.tolist())]
 
 
 @dataclass
