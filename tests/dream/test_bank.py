@@ -16,7 +16,6 @@ from torch import nn
 import reverie
 from reverie.core.errors import CorruptFile, FolderInUse, ReferenceNotFound, VerificationFailed
 from reverie.core.events import Event
-from reverie.core.store import locked
 from reverie.dream import Bank, class_term, dream
 
 SCRIPT = """
@@ -130,11 +129,6 @@ def test_folders_of_other_things(small_net: nn.Module, tmp_path: Path) -> None:
         asked(small_net, tmp_path / "thesis.tex")
     with pytest.raises(ReferenceNotFound, match="no dream bank in"):
         Bank.load(tmp_path)
-
-
-def test_one_writer(small_net: nn.Module, tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(FolderInUse, match=f"written by process {os.getpid()}"):
-        asked(small_net, tmp_path)
 
 
 def test_an_unfinished_bank_says_so(small_net: nn.Module, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from reverie.metrics.classify import PairedDifference, Share, accuracy, agreement, paired_difference, share
 from reverie.metrics.evaluate import Evaluation, evaluate, predict
-from reverie.metrics.repeats import duplicates
+from reverie.metrics.repeats import duplicates, repeated
 
 __all__ = [
     "Evaluation",
@@ -14,5 +14,6 @@ __all__ = [
     "evaluate",
     "paired_difference",
     "predict",
+    "repeated",
     "share",
 ]

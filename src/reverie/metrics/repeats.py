@@ -8,7 +8,7 @@ from torch import Tensor
 
 from reverie.core.errors import ShapeError
 
-__all__ = ["duplicates"]
+__all__ = ["duplicates", "repeated"]
 
 BLOCK = 1024
 ALIKE = 0.98
@@ -29,6 +29,22 @@ def duplicates(images: Tensor) -> float:
         >>> duplicates(torch.tensor([[0, 9, 0], [0, 90, 1], [9, 0, 0]], dtype=torch.uint8))
         0.3333333333333333
     """
+    seen = repeated(images)
+    return int(seen.sum()) / len(seen)
+
+
+def repeated(images: Tensor) -> Tensor:
+    """Which images nearly repeat an earlier one; alike as in `duplicates`.
+
+    Shapes: images (n, ...) uint8 -> (n,) bool.
+
+    Raises:
+        ShapeError: Not uint8, or no images.
+
+    Example:
+        >>> repeated(torch.tensor([[0, 9, 0], [0, 90, 1], [9, 0, 0]], dtype=torch.uint8))
+        tensor([False,  True, False])
+    """
     if images.dtype != torch.uint8 or images.ndim < 2 or len(images) == 0:
         raise ShapeError(f"duplicates takes uint8 images (n, ...), n >= 1, got {images.dtype} {tuple(images.shape)}")
     flat = images.flatten(1).float()
@@ -37,12 +53,12 @@ def duplicates(images: Tensor) -> float:
     # A flat image has no direction; an axis of its own makes flat images alike, and unlike all others.
     plain = norm < 1e-3
     unit = torch.cat([torch.where(plain, 0.0, flat / norm.clamp_min(1e-3)), plain.float()], dim=1)
-    repeated = 0
+    rows = []
     for start in range(0, len(unit), BLOCK):
         block = unit[start : start + BLOCK]
         seen = torch.zeros(len(block), dtype=torch.bool, device=unit.device)
         for earlier in range(0, start, BLOCK):
             seen |= (block @ unit[earlier : earlier + BLOCK].T > ALIKE).any(1)
         seen |= (block @ block.T > ALIKE).tril(-1).any(1)
-        repeated += int(seen.sum())
-    return repeated / len(unit)
+        rows.append(seen)
+    return torch.cat(rows)
