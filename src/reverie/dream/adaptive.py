@@ -1,0 +1,187 @@
+"""Adaptive dreams, the whole loop: dream, teach a student, dream what it gets wrong, add that to the pool, teach on.
+
+Teaching is a function that the caller passes, so that this loop knows no method of distillation. With a folder, every
+step can be killed and goes on: banks by shard, students by round, whatever the teaching function keeps by itself.
+
+Cost: that of the dreams, plus one pass of the student per step from the second round on, plus teaching.
+Source: Yin et al. 2020, arXiv:1912.08795, section 3.3.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from reverie.core.digest import sha256_tensors
+from reverie.core.errors import CorruptFile, FolderInUse, RangeError
+from reverie.core.events import Event, Listener, silent
+from reverie.core.rng import derive_seed
+from reverie.core.source import Source
+from reverie.core.store import read_json, write_bytes, write_json
+from reverie.dream.bank import Bank
+from reverie.dream.disagreement import disagreement_term
+from reverie.dream.dream import default_term, dream
+from reverie.dream.pool import join_banks
+from reverie.dream.terms import Term
+from reverie.metrics import predict
+
+__all__ = ["Adapted", "Round", "Teach", "adaptive_dreams"]
+
+# (student, pool, round) -> the student, taught on; the argument may be changed or not.
+Teach = Callable[[nn.Module, Source, int], nn.Module]
+CONFIG = "adaptive.json"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of the loop.
+
+    Attributes:
+        dreams: Dreams that it added to the pool, after repeats were dropped.
+        repeats: Dreams that were dropped.
+        student_agrees: Share of its new dreams on which the student, before it was taught on them, named the class
+            asked for; None in the first round, which has no student yet.
+    """
+
+    dreams: int
+    repeats: int
+    student_agrees: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Adapted:
+    """What the loop ends with.
+
+    Attributes:
+        pool: All dreams.
+        student: After the last round.
+        rounds: What each round did.
+    """
+
+    pool: Bank
+    student: nn.Module
+    rounds: tuple[Round, ...]
+
+
+def adaptive_dreams(
+    teacher: nn.Module,
+    student: nn.Module,
+    *,
+    teach: Teach,
+    counts: Sequence[int],
+    disagree: Callable[[nn.Module], Term] = disagreement_term,
+    weight: float = 1.0,
+    term: Term | None = None,
+    image_shape: Sequence[int] | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    path: Path | str | None = None,
+    on_event: Listener = silent,
+) -> Adapted:
+    """Dream a plain pool, teach a student, then round by round dream where the student still errs, and teach on.
+
+    Args:
+        teacher: A classifier of images; see `dream`.
+        student: Takes the same images and returns logits of the same classes.
+        teach: Called with (student, pool, round); returns the student taught on the pool. Must give the same result for
+            the same arguments, or a killed run does not end as one that was not.
+        counts: Dreams of each round, the first plain; at least one.
+        disagree: Makes the term from the current student; `masked_disagreement_term` is the other one.
+        weight: Of that term, >= 0. 0 makes every round plain: the control.
+        term: What all dreams satisfy; None is `default_term()`.
+        image_shape: (c, h, w); the network's own where None.
+        steps: Of each batch; None as in `dream`.
+        batch_size: Images optimized together; None as in `dream`.
+        seed: Decides all dreams.
+        path: Folder for banks and students; None keeps all in memory.
+        on_event: Told of every step, and after each round.
+
+    Raises:
+        RangeError: No counts, or a negative weight.
+        FolderInUse: `path` holds the loop of another question.
+        CorruptFile: A kept student is damaged.
+
+    Fails when: the student is as good as the teacher: what it gets wrong is then what the teacher gets wrong too.
+    Reference: Yin et al., 2020, arXiv:1912.08795, section 3.3. Differs: repeats are dropped from the pool.
+    """
+    if not counts or weight < 0:
+        raise RangeError(f"the loop needs at least one count and a weight of at least 0, got {list(counts)}, {weight}")
+    folder = None if path is None else Path(path)
+    base = term if term is not None else default_term()
+    if folder is not None:
+        _check_same(folder, {"counts": list(counts), "weight": weight, "seed": seed, "student": _sha256(student)})
+    banks: list[Bank] = []
+    rounds: list[Round] = []
+    pool: Bank | None = None
+    for number, count in enumerate(counts):
+        asked = base + weight * disagree(student) if number and weight else base
+        bank = dream(
+            teacher,
+            count=count,
+            image_shape=image_shape,
+            steps=steps,
+            batch_size=batch_size,
+            seed=derive_seed(seed, "adaptive", number),
+            term=asked,
+            path=None if folder is None else folder / f"bank-{number}",
+            on_event=on_event,
+        )
+        before = 0 if pool is None else len(pool)
+        agrees = _agreement(student, bank) if number else None
+        banks.append(bank)
+        pool = join_banks(banks)
+        added = len(pool) - before
+        rounds.append(Round(added, count - added, agrees))
+        kept = None if folder is None else folder / f"student-{number}.safetensors"
+        student = _taught(student, pool.source(), number, teach=teach, kept=kept)
+        on_event(Event("adaptive rounds", number + 1, len(counts)))
+    return Adapted(pool if pool is not None else join_banks(banks), student, tuple(rounds))
+
+
+def _taught(student: nn.Module, pool: Source, number: int, *, teach: Teach, kept: Path | None) -> nn.Module:
+    """The student of a round: read where it was kept, else taught and kept."""
+    if kept is not None and kept.exists():
+        student = copy.deepcopy(student)
+        try:
+            student.load_state_dict(load(kept.read_bytes()))
+        except (SafetensorError, RuntimeError) as error:
+            raise CorruptFile(
+                f"{kept} is not the student of this loop ({str(error).splitlines()[0]}). "
+                "Delete the folder to start over."
+            ) from error
+        return student
+    student = teach(student, pool, number)
+    if kept is not None:
+        write_bytes(kept, save(_tensors(student)))
+    return student
+
+
+def _agreement(student: nn.Module, bank: Bank) -> float:
+    return float((predict(student, bank.source()).argmax(1) == bank.labels).float().mean())
+
+
+def _tensors(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+
+
+def _sha256(network: nn.Module) -> str:
+    return sha256_tensors(_tensors(network))
+
+
+def _check_same(folder: Path, config: Mapping[str, Any]) -> None:
+    where = folder / CONFIG
+    if not where.exists():
+        write_json(where, dict(config))
+        return
+    before = read_json(where)
+    differing = [key for key in config if not isinstance(before, dict) or before.get(key) != config[key]]
+    if differing:
+        raise FolderInUse(
+            f"{folder} holds an adaptive loop of another {differing[0]}. Choose another folder, or ask for the same."
+        )
