@@ -40,7 +40,8 @@ $(READY): requirements.lock pyproject.toml
 
 lock: $(READY) ## Resolve the dependencies of pyproject.toml anew into requirements.lock.
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --python-version 3.11 --fork-strategy fewest --extra dev --extra imagenet --extra timm \
+	$(BIN)/uv pip compile --universal --python-version 3.11 --fork-strategy fewest --extra dev --extra imagenet \
+	  --extra openvino --extra timm \
 	  --no-emit-index-url --custom-compile-command 'make lock' --upgrade --output-file requirements.lock pyproject.toml
 
 format: $(READY) ## Format the code, and apply the safe fixes.

@@ -101,7 +101,7 @@ def test_what_was_measured_before_a_kill_stays(tmp_path, synthetic, monkeypatch)
         time(table, shapes)
 
     monkeypatch.setattr(LatencyTable, "_time", killed)
-    shapes = convs((16,), range(16, 16 * 20, 16))
+    shapes = [replace(CONV, in_channels=4 * n, out_channels=4 * n, groups=4) for n in range(1, 20)]
     with pytest.raises(KeyboardInterrupt):
         LatencyTable(path).measure(shapes)
     kept = LatencyTable(path)

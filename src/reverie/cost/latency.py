@@ -1,34 +1,34 @@
-"""Measured milliseconds in ONNX Runtime: of single layers that need not exist yet, and of whole networks.
+"""Measured milliseconds in the runtime that serves: of single layers that need not exist yet, and of whole networks.
 
 What for: the allocator needs the time of every layer at every pair of widths before any network is cut; the loop
 around it needs the true time of the network it chose. Both are measured here, beside a reference, and kept as ratios.
 
-Cost: about 50 ms for a layer shape that is not in the table yet. Where time is a straight line between two input
-widths, the widths between them are not measured. A table in a file is filled once per machine.
+Cost: about 50 ms for a layer shape that is not in the table yet. Where time is a straight line between two widths, the
+widths between them are not measured (`reverie.cost.sampling`). A table in a file is filled once per machine.
 
 Reference: Shen et al., 2022, arXiv:2210.06659, section 3, for tables of measured layers. Differs: both widths vary,
 a layer is timed with its addition and activation as the runtime fuses them, and only where time is not a line.
 """
 
 import os
-import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from reverie.core.errors import CorruptFile, ReferenceNotFound
 from reverie.core.events import Event, Listener, silent
 from reverie.core.store import read_json, write_json
-from reverie.cost.layer_graph import LayerGraph, LayerShape, layer_graph
-from reverie.cost.onnx import INPUT, bound_run, session
+from reverie.cost.backend import Backend, Servable
+from reverie.cost.layer_graph import LayerShape
+from reverie.cost.onnx_runtime import OnnxRuntime
+from reverie.cost.sampling import NEGLIGIBLE, STRAIGHT, fill, next_points
 from reverie.cost.timing import Run, Samples, Timing, collect, interleave, median_error
 
-__all__ = ["LatencyTable", "LayerLatency", "measure_networks"]
+__all__ = ["LatencyTable", "LayerLatency", "default_table_path", "measure_networks"]
 
 FORMAT = 1
 # About half a millisecond of the commonest layer: what every layer is timed beside.
@@ -36,9 +36,7 @@ YARDSTICK = LayerShape("conv", 64, 64, (3, 3), (1, 1), (1, 1), (1, 1), input_siz
 YARDSTICK_COPIES = 4
 TOGETHER = 8
 # A layer is known once the interval of its median is within 3 %, or within 1/2000 of the yardstick.
-TOLERANCE, NEGLIGIBLE = 0.03, 5e-4
-# Time between two widths counts as a line where its middle is within this share of it.
-STRAIGHT = 0.04
+TOLERANCE = 0.03
 
 
 @dataclass(frozen=True)
@@ -48,8 +46,8 @@ class LayerLatency:
     Attributes:
         ms: Milliseconds: `ratio` times the yardstick's time when the table was begun.
         ratio: Time as a share of the yardstick's, measured round by round; what the table keeps.
-        error: Half the width of the 95 % interval of `ratio`; of an interpolated value, that of its neighbors.
-        measured: Whether this very shape was timed; else it lies on a line between two that were.
+        error: Half the width of the 95 % interval of `ratio`; of an interpolated value, the largest of its family.
+        measured: Whether this very shape was timed; else it lies between some that were.
     """
 
     ms: float
@@ -58,24 +56,32 @@ class LayerLatency:
     measured: bool
 
 
+def default_table_path() -> Path:
+    """Where the table of this machine is kept unless another place is named: in the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "reverie" / "latency.json"
+
+
 def measure_networks(
-    models: Mapping[str, bytes],
+    models: Mapping[str, Servable],
     image_shape: Sequence[int],
     *,
     reference: str = "teacher",
     batch: int = 1,
     threads: int = 1,
+    backend: Backend | None = None,
     tolerance: float = 0.01,
     seconds: float = 10.0,
 ) -> Mapping[str, Timing]:
-    """Time whole networks against each other in ONNX Runtime.
+    """Time whole networks against each other in one runtime.
 
     Args:
-        models: Name -> content of an ONNX file with the input "images".
+        models: Name -> network, or the content of an ONNX file with the input "images".
         image_shape: (channels, height, width).
         reference: Name of the network that ratios refer to.
         batch: Images at once.
-        threads: Threads of the runtime.
+        threads: Threads of ONNX Runtime, where no backend is given.
+        backend: The runtime; None is ONNX Runtime.
         tolerance: Stop once every ratio's 95 % interval is within this share of it.
         seconds: Stop after this time in any case.
 
@@ -83,8 +89,9 @@ def measure_networks(
         ReferenceNotFound: No network has the reference's name.
         CorruptFile: The runtime cannot load a model.
     """
+    runtime = backend or OnnxRuntime(threads=threads)
     images = np.random.default_rng(0).random((batch, *image_shape), dtype=np.float32)
-    runs = {name: bound_run(session(model, threads=threads), {INPUT: images}) for name, model in models.items()}
+    runs = {name: runtime.network(model, images) for name, model in models.items()}
     return interleave(runs, reference=reference, tolerance=tolerance, seconds=seconds)
 
 
@@ -97,7 +104,8 @@ class LatencyTable:
 
     Args:
         path: JSON file, made if need be; None keeps the table in memory.
-        threads: Threads of the runtime.
+        threads: Threads of ONNX Runtime, where no backend is given.
+        backend: The runtime; None is ONNX Runtime.
 
     Raises:
         CorruptFile: The file is no latency table of this format.
@@ -110,10 +118,10 @@ class LatencyTable:
         True
     """
 
-    def __init__(self, path: Path | None = None, *, threads: int = 1) -> None:
+    def __init__(self, path: Path | None = None, *, threads: int = 1, backend: Backend | None = None) -> None:
         self.path = path
-        self.threads = threads
-        self.environment = f"onnxruntime {onnxruntime.__version__}, float32, {threads} threads, {_machine()}"
+        self.backend = backend or OnnxRuntime(threads=threads)
+        self.environment = self.backend.environment
         self._yardstick_ms: float | None = None
         self._layers: dict[str, dict[str, Any]] = {}
         if path is not None and path.exists():
@@ -137,24 +145,33 @@ class LatencyTable:
     def measure(self, shapes: Iterable[LayerShape], *, on_event: Listener = silent) -> None:
         """Fill the table for these shapes; those it has are not measured again.
 
-        Shapes that differ only in their input channels lie on one line: its ends are timed, then its middle, and only
-        where the middle is off the line between the ends, its halves in the same way. The time of a runtime that adds
-        up input channels is straight between multiples of its block, and bends where a cache is full.
+        Shapes that differ only in their channels are a family: `reverie.cost.sampling` says which of them to time, and
+        the others follow.
         """
         missing = {shape.key: shape for shape in shapes if shape.key not in self._layers}
-        lines: dict[str, dict[int, LayerShape]] = {}
+        families: dict[str, dict[tuple[int, int], LayerShape]] = {}
         for shape in missing.values():
-            lines.setdefault(_line_key(shape), {})[shape.in_channels] = shape
-        while wave := [line[width] for line in lines.values() for width in self._next_widths(line)]:
+            name, point = _place(shape)
+            families.setdefault(name, {})[point] = shape
+        while wave := [family[point] for family in families.values() for point in self._next_points(family)]:
             for start in range(0, len(wave), TOGETHER):
                 self._time(wave[start : start + TOGETHER])
                 self._save()
                 on_event(Event("measuring layers", len(missing.keys() & self._layers.keys()), len(missing)))
-        for line in lines.values():
-            self._interpolate(line)
+        for family in families.values():
+            self._fill(family)
         if missing:
             self._save()
             on_event(Event("measuring layers", len(missing), len(missing)))
+
+    def overhead(self) -> float:
+        """What one call costs that computes nothing, as a share of the yardstick's time; measured once per table."""
+        if "call" not in self._layers:
+            runs = {"yardstick": self.backend.layer(YARDSTICK, copies=YARDSTICK_COPIES), "empty": self.backend.empty()}
+            samples = self._collected(runs, lambda samples: [samples["empty"] / samples["yardstick"]])
+            self._note("call", samples["empty"] / samples["yardstick"])
+            self._save()
+        return float(self._layers["call"]["ratio"])
 
     def width_step(self) -> int:
         """The number of channels that this runtime computes at once: only its multiples are worth choosing.
@@ -169,27 +186,26 @@ class LatencyTable:
         flat = (step for step, shape in shapes.items() if abs(self.latency(shape).ratio / whole - 1) <= 2 * STRAIGHT)
         return next(flat)
 
-    def _known(self, line: Mapping[int, LayerShape]) -> dict[int, dict[str, Any]]:
-        entries = {width: self._layers.get(shape.key) for width, shape in sorted(line.items())}
-        return {width: entry for width, entry in entries.items() if entry is not None}
+    def _known(self, family: Mapping[tuple[int, int], LayerShape]) -> dict[tuple[int, int], dict[str, Any]]:
+        entries = {point: self._layers.get(shape.key) for point, shape in sorted(family.items())}
+        return {point: entry for point, entry in entries.items() if entry is not None}
 
-    def _next_widths(self, line: Mapping[int, LayerShape]) -> list[int]:
-        return _bends(sorted(line), {width: entry["ratio"] for width, entry in self._known(line).items()})
+    def _next_points(self, family: Mapping[tuple[int, int], LayerShape]) -> list[tuple[int, int]]:
+        return next_points(_grid(family), {point: entry["ratio"] for point, entry in self._known(family).items()})
 
-    def _interpolate(self, line: Mapping[int, LayerShape]) -> None:
-        known = self._known(line)
-        at = list(known)
-        for width in line.keys() - known.keys():
-            ratio, error = (float(np.interp(width, at, [known[w][part] for w in at])) for part in ("ratio", "error"))
-            self._layers[line[width].key] = {"ratio": ratio, "error": error, "measured": False}
+    def _fill(self, family: Mapping[tuple[int, int], LayerShape]) -> None:
+        known = self._known(family)
+        error = max(entry["error"] for entry in known.values())
+        for point, ratio in fill(_grid(family), {point: entry["ratio"] for point, entry in known.items()}).items():
+            self._layers[family[point].key] = {"ratio": ratio, "error": error, "measured": False}
 
     def _time(self, shapes: Sequence[LayerShape]) -> None:
         """Measure a few shapes, all interleaved with the yardstick."""
         extra = [int(np.clip(2e7 // shape.macs, 1, 4)) for shape in shapes]
-        runs = {"yardstick": self._run(layer_graph(YARDSTICK, copies=YARDSTICK_COPIES))}
+        runs = {"yardstick": self.backend.layer(YARDSTICK, copies=YARDSTICK_COPIES)}
         for index, shape in enumerate(shapes):
-            runs[f"one {index}"] = self._run(layer_graph(shape, copies=1))
-            runs[f"many {index}"] = self._run(layer_graph(shape, copies=1 + extra[index]))
+            runs[f"one {index}"] = self.backend.layer(shape, copies=1)
+            runs[f"many {index}"] = self.backend.layer(shape, copies=1 + extra[index])
 
         def ratios(samples: Samples) -> list[NDArray[np.float64]]:
             return [
@@ -197,19 +213,27 @@ class LatencyTable:
                 for index, count in enumerate(extra)
             ]
 
+        samples = self._collected(runs, ratios)
+        for shape, values in zip(shapes, ratios(samples), strict=True):
+            self._note(shape.key, values)
+
+    def _collected(
+        self, runs: Mapping[str, Run], ratios: Callable[[Samples], Sequence[NDArray[np.float64]]]
+    ) -> Samples:
+        """Samples of runs, the yardstick among them, until all ratios are known."""
+
         def known(samples: Samples) -> bool:
             return all(median_error(x) <= max(TOLERANCE * np.median(x), NEGLIGIBLE) for x in ratios(samples))
 
         samples = collect(runs, enough=known, rounds=45, warmup=2, seconds=3.0, sample_ms=0.5)
         if self._yardstick_ms is None:
             self._yardstick_ms = float(np.median(samples["yardstick"]))
-        for shape, values in zip(shapes, ratios(samples), strict=True):
-            # A layer too short to be told from none costs nothing, not less.
-            ratio = max(float(np.median(values)), 0.0)
-            self._layers[shape.key] = {"ratio": ratio, "error": median_error(values), "measured": True}
+        return samples
 
-    def _run(self, graph: LayerGraph) -> Run:
-        return bound_run(session(graph.model, threads=self.threads), graph.feeds)
+    def _note(self, key: str, values: NDArray[np.float64]) -> None:
+        # A layer too short to be told from none costs nothing, not less.
+        ratio = max(float(np.median(values)), 0.0)
+        self._layers[key] = {"ratio": ratio, "error": median_error(values), "measured": True}
 
     def _merge(self, stored: Mapping[str, Any]) -> None:
         mine = stored["tables"].get(self.environment)
@@ -226,34 +250,25 @@ class LatencyTable:
         write_json(self.path, stored)
 
 
-def _bends(widths: Sequence[int], known: Mapping[int, float]) -> list[int]:
-    """Which of the widths to measure next: the ends, then the middles of spans that are not known to be straight."""
-    first, last = widths[0], widths[-1]
-    if unknown := [width for width in dict.fromkeys((first, last)) if width not in known]:
-        return unknown
-    if len(widths) <= 2:
-        return []
-    middle = len(widths) // 2
-    width = widths[middle]
-    if width not in known:
-        return [width]
-    expected = known[first] + (known[last] - known[first]) * (width - first) / (last - first)
-    if abs(expected - known[width]) <= max(STRAIGHT * known[width], 2 * NEGLIGIBLE):
-        return []
-    return _bends(widths[: middle + 1], known) + _bends(widths[middle:], known)
-
-
-def _line_key(shape: LayerShape) -> str:
-    """Shapes of equal keys differ only in the number of input channels, of which the time is piecewise linear."""
+def _place(shape: LayerShape) -> tuple[str, tuple[int, int]]:
+    """The family of a shape, and its place in it: (input channels, output channels)."""
     if shape.kind == "depthwise":
-        width, multiplier = shape.in_channels, shape.out_channels // shape.in_channels
-        line = replace(shape, in_channels=1, out_channels=multiplier, groups=1).key
+        point = (shape.in_channels, shape.out_channels // shape.in_channels)
+        family = replace(shape, in_channels=1, out_channels=point[1], groups=1)
     elif shape.groups > 1:
-        return shape.key
+        return shape.key, (shape.in_channels, shape.out_channels)
     else:
-        width, line = shape.in_channels, replace(shape, in_channels=1).key
+        point = (shape.in_channels, shape.out_channels)
+        family = replace(shape, in_channels=1, out_channels=1)
     # Runtimes lay out channels in fours; widths that do not divide take another way through them.
-    return f"{line} {'aligned' if width % 4 == 0 else 'odd'}"
+    return f"{family.key} {['aligned' if width % 4 == 0 else 'odd' for width in point]}", point
+
+
+def _grid(family: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+    grid: dict[int, list[int]] = {}
+    for width, out in sorted(family):
+        grid.setdefault(out, []).append(width)
+    return grid
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -263,14 +278,3 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is no latency table of format {FORMAT}. Delete it; the layers are then measured again."
         )
     return stored
-
-
-def _machine() -> str:
-    """The processor's name and cores: what the times of a layer depend on, and no host name."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    except OSError:
-        pass
-    return f"{platform.machine()} {name} of {os.cpu_count()} cores"

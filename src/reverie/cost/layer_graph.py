@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from reverie.core.errors import RangeError, UnsupportedOp
 
-__all__ = ["ACTIVATIONS", "LayerGraph", "LayerShape", "layer_graph"]
+__all__ = ["ACTIVATIONS", "LayerGraph", "LayerShape", "empty_graph", "layer_graph"]
 
 OPSET = 20
 IR_VERSION = 10
@@ -248,5 +248,18 @@ def layer_graph(shape: LayerShape, *, copies: int) -> LayerGraph:
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, x.shape) for name, x in draft.feeds.items()]
     output = helper.make_tensor_value_info("output", TensorProto.FLOAT, dims)
     graph = helper.make_graph(draft.nodes, "layer", inputs, [output], draft.constants)
-    model: ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    return LayerGraph(model.SerializeToString(), draft.feeds)
+    return _packed(graph, draft.feeds)
+
+
+def empty_graph() -> LayerGraph:
+    """A graph that hands its one number on: what is left of a call when nothing is computed."""
+    one = helper.make_tensor_value_info("input", TensorProto.FLOAT, (1,))
+    output = helper.make_tensor_value_info("output", TensorProto.FLOAT, (1,))
+    graph = helper.make_graph([helper.make_node("Identity", ["input"], ["output"])], "empty", [one], [output])
+    return _packed(graph, {"input": np.zeros(1, np.float32)})
+
+
+def _packed(graph: GraphProto, feeds: Arrays) -> LayerGraph:
+    opsets = [helper.make_opsetid("", OPSET)]
+    model: ModelProto = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    return LayerGraph(model.SerializeToString(), feeds)
