@@ -27,6 +27,7 @@ from reverie.cost.onnx import export_onnx
 from reverie.distill import Views, distill, reestimate_batch_norm
 from reverie.dream import Bank, PixelCanvas, ShiftAndFlip, choose_precision, default_term, dream, moments, optimize
 from reverie.graph import bypass, certify, cut, masked, permute, probe, record
+from reverie.metrics import features, layer_features, moment_fit, relative_diversity, within_class_diversity
 from reverie.metrics.evaluate import evaluate, predict
 from reverie.report.inspection import inspect
 from reverie.zoo.load import load
@@ -339,6 +340,19 @@ CASES: tuple[Case, ...] = (
     ),
     Case("metrics.predict", lambda model, use: predict(model, tiny_source(), batch_size=7), RUNS),
     Case("metrics.evaluate", lambda model, use: evaluate(model, tiny_source()), RUNS),
+    Case("metrics.features", lambda model, use: features(model, tiny_source(), batch_size=7), RUNS),
+    Case("metrics.layer_features", lambda model, use: layer_features(model, tiny_source(), ["body.last"]), RUNS),
+    Case("metrics.moment_fit", lambda model, use: moment_fit(model, tiny_source(), seed=use.seed), RUNS),
+    Case(
+        "metrics.within_class_diversity",
+        lambda model, use: within_class_diversity(model, tiny_source(), ["body.last"]),
+        RUNS,
+    ),
+    Case(
+        "metrics.relative_diversity",
+        lambda model, use: relative_diversity(model, tiny_source(), tiny_source(1), ["body.last"]),
+        RUNS,
+    ),
     Case("distill.reestimate_batch_norm", lambda model, use: reestimate_batch_norm(model, tiny_source()), RUNS),
     Case(
         "distill.distill",
