@@ -13,7 +13,7 @@ from reverie.core.errors import CorruptFile, Diverged, FolderInUse, RangeError, 
 from reverie.core.events import Event
 from reverie.core.network import ImageNetwork
 from reverie.core.source import Source, noise_source
-from reverie.distill import Distilled, distill, soft_label_loss
+from reverie.distill import Distilled, balanced_curriculum, correlation_loss, distill, flat, soft_label_loss
 from reverie.distill.features import select_kept
 from reverie.metrics import agreement, predict
 
@@ -243,11 +243,11 @@ def test_divergence_names_the_step() -> None:
 
 
 def test_unequal_networks_are_refused_by_name() -> None:
-    with pytest.raises(ShapeError, match=r"\(\d+, 5\).*\(\d+, 4\)"):
+    with pytest.raises(ShapeError, match="student answers for 5 classes and the teacher for 4"):
         distill(small(8, 1), small(8, 2, classes=5), source(), steps=2, batch_size=16)
     with pytest.raises(ReferenceNotFound, match=r"'body\.nrm' is no layer of the teacher.*'body"):
         run(features={"body.nrm": None})
-    with pytest.raises(ShapeError, match=r"'body\.conv'.*\(16, 8, 6, 6\), of which all.*\(16, 4, 6, 6\)"):
+    with pytest.raises(ShapeError, match=r"'body\.conv'.*\(4, 8, 6, 6\), of which all.*\(4, 4, 6, 6\)"):
         distill(small(8, 1), small(4, 2), source(), features={"body.conv": None}, steps=2, batch_size=16)
     with pytest.raises(ShapeError, match=r"of which 3 channels"):
         distill(small(8, 1), small(4, 2), source(), features={"body.conv": [0, 1, 2]}, steps=2, batch_size=16)
@@ -263,9 +263,11 @@ def test_unequal_networks_are_refused_by_name() -> None:
         ("steps", 0),
         ("batch_size", 1),
         ("learning_rate", 0.0),
-        ("temperature", -1.0),
         ("feature_weight", -0.1),
         ("held_out", 1.0),
+        ("weight_decay", -1e-4),
+        ("average", 1.0),
+        ("patience", 0),
         ("learning_rate", math.nan),
     ],
 )
@@ -291,3 +293,71 @@ def test_kept_channels_are_found_on_whatever_axis_they_are() -> None:
     order = [3, 2, 1, 0]
     assert torch.equal(select_kept(maps, maps, order, layer="m"), maps[:, order])
     assert copy.copy(select_kept(maps, maps, None, layer="m")) is not None
+
+
+def test_the_average_is_what_is_judged_and_kept_and_it_survives_a_kill(tmp_path: Path) -> None:
+    whole = run(average=0.9)
+    assert not same(whole.last, run().last)
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        run(average=0.9, checkpoint=path, on_event=stop_at(24))
+    resumed = run(average=0.9, checkpoint=path)
+    assert same(resumed.last, whole.last)
+    assert resumed.history == whole.history
+    _, held = source().split(held_out=0.1, seed=0)
+    expected, given = predict(small(8, 1), held), predict(whole.last, held)
+    judged = float(soft_label_loss(given, expected, temperature=1.0))
+    assert judged == pytest.approx(whole.history[-1].held_out_loss_nats, abs=1e-6)
+
+
+def test_patience_stops_a_student_that_only_gets_worse() -> None:
+    teacher, events = small(8, 1), list[Event]()
+    given = {"steps": 100, "batch_size": 16, "learning_rate": 1.0, "on_event": events.append}
+    taught = distill(teacher, teacher, source(), patience=2, **given)  # type: ignore[arg-type]
+    assert [milestone.step for milestone in taught.history] == [0, 10, 20]
+    assert events[-1].step == events[-1].total == 100
+    assert len(distill(teacher, teacher, source(), patience=30, **given).history) == 11  # type: ignore[arg-type]
+
+
+def test_the_last_student_is_that_of_the_last_step() -> None:
+    teacher = small(8, 1)
+    taught = distill(teacher, teacher, source(), steps=30, batch_size=16, learning_rate=1.0)
+    assert same(taught.student, teacher)
+    assert not same(taught.last, teacher)
+
+
+def test_losses_schedules_and_orders_are_taken_as_functions() -> None:
+    seen: list[Tensor] = []
+
+    def counted(student: Tensor, teacher: Tensor) -> Tensor:
+        seen.append(student)
+        return correlation_loss(student, teacher)
+
+    taught = run(loss=counted, order=balanced_curriculum, schedule=flat, weight_decay=1e-4)
+    assert len(seen) == 40
+    assert not same(taught.last, run(loss=correlation_loss, weight_decay=1e-4).last)
+
+
+def test_a_teacher_that_answers_no_numbers_is_named() -> None:
+    broken = small(8, 1)
+    calls = 0
+
+    class Breaks(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return broken(images) * (float("nan") if calls > 6 else 1.0)
+
+    with pytest.raises(Diverged, match=r"teacher's answers at step \d+ are not finite numbers.*teacher's weights"):
+        distill(Breaks(), small(8, 2), source(), steps=20, batch_size=16)
+
+
+def test_networks_for_other_images_are_refused_with_both_sizes() -> None:
+    other = ImageNetwork(Small(8), image_shape=(1, 8, 8))
+    with pytest.raises(ShapeError, match=r"teacher takes images \(1, 6, 6\) and the student \(1, 8, 8\)"):
+        distill(small(8, 1), other, source(), steps=2)
+
+
+def test_a_source_with_too_few_images_to_judge_with_is_refused() -> None:
+    with pytest.raises(RangeError, match=r"cannot hold out 0\.1 of 2 images"):
+        distill(small(8, 1), small(8, 2), source(2), steps=2)

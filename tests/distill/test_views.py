@@ -54,3 +54,15 @@ def test_negative_shift_is_refused() -> None:
 def test_only_batches_of_images_have_views() -> None:
     with pytest.raises(ShapeError, match=r"\(6, 5\)"):
         Views().draw(torch.zeros(6, 5), generator(0))
+
+
+def test_blend_mixes_each_image_with_one_other_up_to_its_share() -> None:
+    eye = torch.eye(6).view(6, 6, 1, 1)
+    seen = Views(flip=False, shift_pixels=0, blend=0.4).draw(eye, generator(0)).flatten(1)
+    assert torch.allclose(seen.sum(1), torch.ones(6))
+    own = seen.diagonal()
+    assert float(own.min()) >= 0.6
+    assert len(own.unique()) > 2
+    assert int((seen > 0).sum(1).max()) == 2
+    with pytest.raises(RangeError, match=r"blend is a share in \[0, 1\], got 1.5"):
+        Views(blend=1.5)

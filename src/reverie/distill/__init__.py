@@ -9,25 +9,36 @@ from reverie.distill.feature_losses import (
     feature_loss,
     similarity_loss,
 )
-from reverie.distill.loop import Distilled, Milestone, distill
+from reverie.distill.loop import Distilled, distill
 from reverie.distill.losses import correlation_loss, decoupled_loss, soft_label_loss, standardized_loss
+from reverie.distill.matches import Match
+from reverie.distill.orders import Draw, balanced_curriculum, shuffled
+from reverie.distill.run import Milestone
+from reverie.distill.schedules import cosine, flat, linear
 from reverie.distill.teachers import Averaged
 from reverie.distill.views import Views
 
 __all__ = [
     "Averaged",
     "Distilled",
+    "Draw",
+    "Match",
     "Milestone",
     "Views",
     "angle_loss",
     "attention_loss",
+    "balanced_curriculum",
     "contrastive_loss",
     "correlation_loss",
+    "cosine",
     "decoupled_loss",
     "distance_loss",
     "distill",
     "feature_loss",
+    "flat",
+    "linear",
     "reestimate_batch_norm",
+    "shuffled",
     "similarity_loss",
     "soft_label_loss",
     "standardized_loss",

@@ -3,19 +3,17 @@
 Cost: one indexed copy of the teacher's feature where the student is narrower.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
-from reverie.core.tap import Reading, tap
+from reverie.core.tap import Reading
 
-__all__ = ["Features", "select_kept", "tapped"]
+__all__ = ["Features", "feature_of", "select_kept"]
 
 Features = Mapping[str, Sequence[int] | None]
-Readings = tuple[Mapping[str, Reading], Mapping[str, Reading]]
 
 
 def select_kept(teacher_feature: Tensor, student_feature: Tensor, kept: Sequence[int] | None, *, layer: str) -> Tensor:
@@ -59,31 +57,6 @@ def select_kept(teacher_feature: Tensor, student_feature: Tensor, kept: Sequence
     return selected
 
 
-@contextmanager
-def tapped(teacher: nn.Module, student: nn.Module, features: Features) -> Iterator[Readings]:
-    """Read the named layers of both networks while the body runs.
-
-    Raises:
-        ReferenceNotFound: One of the networks lacks a layer.
-    """
-    for role, network in (("teacher", teacher), ("student", student)):
-        known = dict(network.named_modules())
-        for name in features:
-            if name not in known:
-                near = sorted(known, key=lambda other: _unlike(name, other))[:3]
-                raise ReferenceNotFound(
-                    f"feature {name!r} is no layer of the {role}; the closest are {', '.join(map(repr, near))}"
-                )
-    if not features:
-        yield {}, {}
-        return
-    with ExitStack() as stack:
-        yield (
-            stack.enter_context(tap(teacher, lambda name, _: name in features)),
-            stack.enter_context(tap(student, lambda name, _: name in features)),
-        )
-
-
 def feature_of(readings: Mapping[str, Reading], layer: str) -> Tensor:
     """The tensor that a tapped layer returned.
 
@@ -97,8 +70,3 @@ def feature_of(readings: Mapping[str, Reading], layer: str) -> Tensor:
     if not isinstance(output, Tensor):
         raise ShapeError(f"feature {layer!r} returns {type(output).__name__}, not one tensor. Name a layer inside it.")
     return output
-
-
-def _unlike(name: str, other: str) -> tuple[int, int]:
-    shared = len(set(name.split(".")) & set(other.split(".")))
-    return -shared, abs(len(name) - len(other))

@@ -1,9 +1,9 @@
 """The views of an image that student and teacher are both shown.
 
 A small bank goes a long way when each image is seen in many ways, and when the teacher answers for the very view that
-the student sees: nothing is assumed about what a shift or a flip leaves unchanged. Blends of two images are left out
-on purpose: taught on dreams, they moved the student's batch statistics away from those of real images and cost a third
-of a point of accuracy to two points.
+the student sees: nothing is assumed about what a shift or a flip leaves unchanged. Blends of two images are off unless
+asked for: taught on dreams, they moved the student's batch statistics away from those of real images and cost a third
+of a point of accuracy to two points. With many passes over real images they help.
 
 Cost: a gather per batch. Source: Beyer et al., 2022, arXiv:2106.05237, section 3.
 """
@@ -26,9 +26,11 @@ class Views:
     Attributes:
         flip: Mirror each image left to right with probability 1/2.
         shift_pixels: Shift each image by up to so many pixels each way, the border reflected; at least 0.
+        blend: Mix into each image up to this share of another one of the batch, in [0, 1]: the share is drawn evenly
+            from [0, blend], for each image anew.
 
     Raises:
-        RangeError: A negative shift.
+        RangeError: A negative shift, or a blend outside [0, 1].
 
     Example:
         >>> images = torch.arange(4.0).reshape(2, 1, 1, 2)
@@ -38,10 +40,13 @@ class Views:
 
     flip: bool = True
     shift_pixels: int = 2
+    blend: float = 0.0
 
     def __post_init__(self) -> None:
         if self.shift_pixels < 0:
             raise RangeError(f"shift_pixels is a distance and at least 0, got {self.shift_pixels}")
+        if not 0 <= self.blend <= 1:
+            raise RangeError(f"blend is a share in [0, 1], got {self.blend}")
 
     def draw(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """One view of each image.
@@ -57,8 +62,15 @@ class Views:
         """
         if images.ndim != 4:
             raise ShapeError(f"views are drawn of images (n, c, h, w), got {tuple(images.shape)}")
-        if not self.flip and not self.shift_pixels:
-            return images
+        moved = self._moved(images, rng) if self.flip or self.shift_pixels else images
+        if not self.blend:
+            return moved
+        partners = moved[torch.randperm(len(moved), generator=rng)]
+        share = self.blend * torch.rand(len(moved), 1, 1, 1, generator=rng)
+        return moved.lerp(partners, share.to(moved.device))
+
+    def _moved(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Each image shifted, and mirrored or not."""
         n, c, h, w = images.shape
         reach = min(self.shift_pixels, h - 1, w - 1)
         top, left = torch.randint(0, 2 * reach + 1, (2, n), generator=rng)

@@ -1,0 +1,153 @@
+"""Which layer of the student is asked to be like which layer of the teacher, and in what sense."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from reverie.core.describe import describe
+from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
+from reverie.core.rng import generator
+from reverie.core.tap import Reading, tap
+from reverie.distill.adapters import Adapter
+from reverie.distill.feature_losses import FeatureLoss, feature_loss
+from reverie.distill.features import Features, feature_of, select_kept
+
+__all__ = ["Match", "Matched", "same_layers"]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A layer of the student beside one of the teacher.
+
+    Attributes:
+        student: Qualified name of the student's layer; its output is the feature.
+        teacher: Qualified name of the teacher's.
+        loss: Of the two features; see `reverie.distill.feature_losses`.
+        weight: Of the loss, at least 0.
+        kept: For each of the student's channels the teacher's that it stands for; None compares all.
+        adapt: Whether a learned adapter stands between them where the loss refuses the features as they are.
+
+    Raises:
+        RangeError: A negative weight.
+    """
+
+    student: str
+    teacher: str
+    loss: FeatureLoss = feature_loss
+    weight: float = 1.0
+    kept: Sequence[int] | None = None
+    adapt: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise RangeError(f"the weight of a match is at least 0, got {self.weight} for {self.student!r}")
+
+    def describe(self) -> list[object]:
+        """The match as JSON values."""
+        kept = None if self.kept is None else list(self.kept)
+        return [self.student, self.teacher, describe(self.loss), self.weight, kept, self.adapt]
+
+
+def same_layers(features: Features, *, weight: float) -> tuple[Match, ...]:
+    """Matches of layers that both networks have under one name, their weights adding up to `weight`."""
+    each = weight / max(1, len(features))
+    return tuple(Match(name, name, weight=each, kept=kept, adapt=False) for name, kept in features.items())
+
+
+class Matched:
+    """Matches of two networks that are at hand, with the adapters that they need.
+
+    Args:
+        matches: What is compared.
+        teacher: Untouched but for the taps while `reading`.
+        student: Likewise.
+        images: A few images that both take.
+        seed: Of the adapters' first weights.
+
+    Raises:
+        ReferenceNotFound: A network lacks a layer, or a forward pass does not reach it.
+        ShapeError: Features that the loss refuses, with the adapter or where none is wanted.
+    """
+
+    def __init__(
+        self, matches: Sequence[Match], teacher: nn.Module, student: nn.Module, images: Tensor, *, seed: int
+    ) -> None:
+        self.matches, self.teacher, self.student = tuple(matches), teacher, student
+        self.adapters = nn.ModuleDict()
+        self._of_teacher: Mapping[str, Reading] = {}
+        self._of_student: Mapping[str, Reading] = {}
+        _check_names([match.teacher for match in matches], teacher, role="teacher")
+        _check_names([match.student for match in matches], student, role="student")
+        if not matches:
+            return
+        with self.reading(), torch.no_grad():
+            teacher(images)
+            student(images)
+            for index, match in enumerate(self.matches):
+                adapter = self._fitting(match, generator(seed, "adapter", index))
+                if adapter is not None:
+                    self.adapters[str(index)] = adapter.to(images.device)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read the layers of both networks while the body runs."""
+        if not self.matches:
+            yield
+            return
+        with ExitStack() as stack:
+            names = ({match.teacher for match in self.matches}, {match.student for match in self.matches})
+            self._of_teacher = stack.enter_context(tap(self.teacher, lambda name, _: name in names[0]))
+            self._of_student = stack.enter_context(tap(self.student, lambda name, _: name in names[1]))
+            yield
+
+    def loss(self) -> Tensor | None:
+        """The weighted sum over all matches for what both networks have just computed; None without matches."""
+        terms = [
+            match.weight * match.loss(*self._pair(match, self._adapter(index)))
+            for index, match in enumerate(self.matches)
+        ]
+        return torch.stack(terms).sum() if terms else None
+
+    def _adapter(self, index: int) -> nn.Module | None:
+        name = str(index)
+        return self.adapters[name] if name in self.adapters else None  # noqa: SIM401  a ModuleDict has no get
+
+    def _pair(self, match: Match, adapter: nn.Module | None) -> tuple[Tensor, Tensor]:
+        student = feature_of(self._of_student, match.student)
+        teacher = feature_of(self._of_teacher, match.teacher)
+        if match.kept is not None or not match.adapt:
+            teacher = select_kept(teacher, student, match.kept, layer=match.teacher)
+        if adapter is None:
+            return student, teacher
+        adapted: tuple[Tensor, Tensor] = adapter(student, teacher)
+        return adapted
+
+    def _fitting(self, match: Match, rng: torch.Generator) -> Adapter | None:
+        student, teacher = self._pair(match, None)
+        try:
+            match.loss(student, teacher)
+        except ShapeError:
+            if not match.adapt:
+                raise
+            adapter = Adapter(student, teacher, rng=rng)
+            match.loss(*adapter(student, teacher))
+            return adapter
+        return None
+
+
+def _check_names(names: Sequence[str], network: nn.Module, *, role: str) -> None:
+    known = dict(network.named_modules())
+    for name in names:
+        if name not in known:
+            near = sorted(known, key=lambda other: _unlike(name, other))[:3]
+            raise ReferenceNotFound(
+                f"feature {name!r} is no layer of the {role}; the closest are {', '.join(map(repr, near))}"
+            )
+
+
+def _unlike(name: str, other: str) -> tuple[int, int]:
+    shared = len(set(name.split(".")) & set(other.split(".")))
+    return -shared, abs(len(name) - len(other))
