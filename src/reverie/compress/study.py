@@ -1,0 +1,315 @@
+"""Everything that a plan is chosen from, in one value that needs neither the network nor its data again.
+
+What for: evidence takes minutes to gather and a table is measured once per machine; another budget, another device or
+a whole frontier is then a matter of milliseconds, on any computer.
+
+Cost: the allocation alone.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from reverie.compress.allocator import Allocation, allocate
+from reverie.compress.options import Option, PairCost, Site
+from reverie.compress.plan import Plan
+from reverie.compress.sites import BYPASS, LayerCost, Problem, Sites, build_problem
+from reverie.core.errors import BudgetInfeasible, CorruptFile, RangeError, ReferenceNotFound
+from reverie.core.store import read_json, write_json
+from reverie.cost.predictor import Predictor
+
+__all__ = ["Solution", "Study", "read_study", "study_of"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A plan, and what is known about it before it is built.
+
+    Attributes:
+        plan: What each site keeps.
+        widths: Site -> units kept; 0 is the bypass of the block around it.
+        shares: Cost column -> predicted share of the teacher's.
+        loss: Sum of the losses of the options chosen.
+        loss_error: Standard error of that sum, the options' errors taken as independent.
+        allocation: The proof.
+    """
+
+    plan: Plan
+    widths: Mapping[str, int]
+    shares: Mapping[str, float]
+    loss: float
+    loss_error: float
+    allocation: Allocation
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Options with their evidence, what each costs on every device, and which units go first.
+
+    Attributes:
+        problem: Sites, options, costs of every column, and what no option changes.
+        scores: Group -> score of each unit, higher means keep.
+        errors: (site, units kept) -> standard error of the option's loss.
+        branches: Block that may be bypassed -> the groups inside it.
+        predictors: Column -> how its sum becomes a share of the teacher's; a plain share where there is none.
+        units: Column -> unit of its numbers.
+        about: Where it comes from: model, source, versions. For people.
+    """
+
+    problem: Problem
+    scores: Mapping[str, tuple[float, ...]]
+    errors: Mapping[tuple[str, int], float]
+    branches: Mapping[str, tuple[str, ...]]
+    predictors: Mapping[str, Predictor] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The costs that a budget may limit."""
+        return tuple(self.problem.fixed)
+
+    def solve(self, shares: Mapping[str, float], *, gap: float = 0.0, seconds: float = 60.0) -> Solution:
+        """The plan of least loss within shares of the teacher's costs.
+
+        Args:
+            shares: Column -> upper limit as a share of the teacher's, above 0.
+            gap: As for `allocate`.
+            seconds: As for `allocate`.
+
+        Raises:
+            ReferenceNotFound: There is no such column.
+            RangeError: A share is not above 0.
+            BudgetInfeasible: No plan is within the shares; `cheapest` is the lowest share that can be reached.
+        """
+        for column, share in shares.items():
+            if column not in self.columns:
+                raise ReferenceNotFound(f"no cost is called {column!r}; this study has {', '.join(self.columns)}")
+            if not share > 0:
+                raise RangeError(f"a budget of {share} of the teacher's {column} leaves nothing; give a share above 0")
+        budgets = {column: self._sum(column, share) for column, share in shares.items()}
+        try:
+            found = allocate(self.problem.sites, self.problem.pairs, budgets=budgets, gap=gap, seconds=seconds)
+        except BudgetInfeasible as infeasible:
+            cheapest = self._share(infeasible.budget, infeasible.cheapest)
+            raise BudgetInfeasible(
+                f"a budget of {shares[infeasible.budget]:.1%} of the teacher's {infeasible.budget} is out of reach: "
+                f"the cheapest plan takes {cheapest:.1%}. Raise the budget, or offer cheaper options.",
+                cheapest=cheapest,
+                budget=infeasible.budget,
+            ) from infeasible
+        return self._solution(found)
+
+    def frontier(self, column: str, shares: Sequence[float], *, gap: float = 1e-3) -> tuple[Solution, ...]:
+        """The plans for several shares of one cost; those out of reach are left out."""
+        found = []
+        for share in shares:
+            try:
+                found.append(self.solve({column: share}, gap=gap))
+            except BudgetInfeasible:
+                continue
+        return tuple(found)
+
+    def joined(self, other: "Study") -> "Study":
+        """This study with the columns of another one of the same sites, such as a table of another device.
+
+        Raises:
+            RangeError: The sites or their widths differ, or a column is in both.
+        """
+        if self.problem.widths != other.problem.widths or set(self.columns) & set(other.columns):
+            raise RangeError(
+                f"two studies join where they have the same sites and different costs; here are {self.columns} and "
+                f"{other.columns}" + ("" if self.problem.widths == other.problem.widths else ", and the sites differ")
+            )
+        pairs = [replace(pair, forbidden=None) for pair in other.problem.pairs]
+        sites = tuple(
+            Site(mine.name, tuple(_with_costs(a, b) for a, b in zip(mine.options, theirs.options, strict=True)))
+            for mine, theirs in zip(self.problem.sites, other.problem.sites, strict=True)
+        )
+        problem = Problem(
+            sites,
+            (*self.problem.pairs, *pairs),
+            {**self.problem.fixed, **other.problem.fixed},
+            self.problem.widths,
+        )
+        return replace(
+            self,
+            problem=problem,
+            predictors={**self.predictors, **other.predictors},
+            units={**self.units, **other.units},
+        )
+
+    def calibrated(self, column: str, predictor: Predictor) -> "Study":
+        """This study with another predictor for one column."""
+        return replace(self, predictors={**self.predictors, column: predictor})
+
+    def plan(self, widths: Mapping[str, int]) -> Plan:
+        """The plan that keeps the best units at the widths chosen."""
+        bypassed = tuple(
+            module for module, groups in self.branches.items() if any(widths.get(group) == BYPASS for group in groups)
+        )
+        gone = {group for module in bypassed for group in self.branches[module]}
+        kept = {}
+        for site, width in widths.items():
+            if site not in gone and width not in (BYPASS, self.problem.widths[site][0]):
+                order = np.argsort(-np.array(self.scores[site]), kind="stable")
+                kept[site] = tuple(sorted(order[:width].tolist()))
+        return Plan(kept, bypassed)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that `read_study` reads back from a file."""
+        problem = self.problem
+        return {
+            "format": FORMAT,
+            "about": dict(self.about),
+            "units": dict(self.units),
+            "sites": [
+                {
+                    "name": site.name,
+                    "widths": list(problem.widths[site.name]),
+                    "losses": [option.loss for option in site.options],
+                    "errors": [self.errors.get((site.name, width), 0.0) for width in problem.widths[site.name]],
+                    "costs": [dict(option.costs) for option in site.options],
+                    "scores": list(self.scores.get(site.name, ())),
+                }
+                for site in problem.sites
+            ],
+            "pairs": [_pair_json(pair) for pair in problem.pairs],
+            "fixed": dict(problem.fixed),
+            "branches": {module: list(groups) for module, groups in self.branches.items()},
+            "predictors": {column: [one.constant, one.scale, one.measured] for column, one in self.predictors.items()},
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the study to a JSON file, whole or not at all."""
+        write_json(path, self.to_json())
+
+    def _predictor(self, column: str) -> Predictor:
+        return self.predictors.get(column, Predictor(0.0, 1.0, 0))
+
+    def _sum(self, column: str, share: float) -> float:
+        limit = self._predictor(column).limit(share) * self.problem.whole(column)
+        return limit - self.problem.fixed.get(column, 0.0)
+
+    def _share(self, column: str, varying: float) -> float:
+        return self._predictor(column).share(
+            (varying + self.problem.fixed.get(column, 0.0)) / self.problem.whole(column)
+        )
+
+    def _solution(self, found: Allocation) -> Solution:
+        widths = self.problem.chosen(found)
+        variances = [self.errors.get((site, width), 0.0) ** 2 for site, width in widths.items()]
+        shares = {column: self._share(column, self._cost(column, found.choice)) for column in self.columns}
+        return Solution(self.plan(widths), widths, shares, found.loss, sum(variances) ** 0.5, found)
+
+    def _cost(self, column: str, choice: Mapping[str, int]) -> float:
+        single = sum(site.options[choice[site.name]].costs.get(column, 0.0) for site in self.problem.sites)
+        double = (
+            float(pair.costs[column][choice[pair.site_a], choice[pair.site_b]])
+            for pair in self.problem.pairs
+            if column in pair.costs
+        )
+        return single + sum(double)
+
+
+def study_of(
+    sites: Sites,
+    losses: Mapping[tuple[str, int], float],
+    columns: Mapping[str, LayerCost],
+    scores: Mapping[str, Tensor],
+    *,
+    errors: Mapping[tuple[str, int], float] | None = None,
+    units: Mapping[str, str] | None = None,
+    about: Mapping[str, str] | None = None,
+) -> Study:
+    """Gather what was found out about a network.
+
+    Args:
+        sites: From `find_sites`.
+        losses: (site, units kept) -> loss of this option alone; the full width costs no loss.
+        columns: Cost name -> cost of one layer at given widths.
+        scores: Group -> (units,), higher means keep.
+        errors: (site, units kept) -> standard error of the loss.
+        units: Column -> unit.
+        about: For people.
+    """
+    branches = {branch.module: branch.groups for branch in sites.branch_of.values()}
+    return Study(
+        problem=build_problem(sites, losses, columns),
+        scores={site: tuple(scores[site].tolist()) for site in sites.widths if site in scores},
+        errors=dict(errors or {}),
+        branches=branches,
+        units=dict(units or {}),
+        about=dict(about or {}),
+    )
+
+
+def read_study(path: Path) -> Study:
+    """Read a study that `Study.save` wrote.
+
+    Raises:
+        CorruptFile: The file is no study of this format.
+    """
+    try:
+        stored = read_json(path)
+        if stored["format"] != FORMAT:
+            raise CorruptFile(f"{path} has format {stored['format']}; this version reads format {FORMAT}")
+        return _from_json(stored)
+    except (KeyError, TypeError, ValueError, AttributeError, json.JSONDecodeError) as error:
+        if isinstance(error, CorruptFile):
+            raise
+        raise CorruptFile(f"{path} is no study of a network ({type(error).__name__}: {error})") from error
+
+
+def _from_json(stored: Mapping[str, Any]) -> Study:
+    widths = {site["name"]: tuple(site["widths"]) for site in stored["sites"]}
+    sites = tuple(
+        Site(
+            site["name"],
+            tuple(
+                Option(str(width), float(loss), costs)
+                for width, loss, costs in zip(site["widths"], site["losses"], site["costs"], strict=True)
+            ),
+        )
+        for site in stored["sites"]
+    )
+    errors = {
+        (site["name"], width): error
+        for site in stored["sites"]
+        for width, error in zip(site["widths"], site["errors"], strict=True)
+    }
+    return Study(
+        problem=Problem(sites, tuple(_pair_from_json(pair) for pair in stored["pairs"]), stored["fixed"], widths),
+        scores={site["name"]: tuple(site["scores"]) for site in stored["sites"] if site["scores"]},
+        errors=errors,
+        branches={module: tuple(groups) for module, groups in stored["branches"].items()},
+        predictors={column: Predictor(*values) for column, values in stored["predictors"].items()},
+        units=stored["units"],
+        about=stored["about"],
+    )
+
+
+def _with_costs(mine: Option, theirs: Option) -> Option:
+    return replace(mine, costs={**mine.costs, **theirs.costs})
+
+
+def _pair_json(pair: PairCost) -> dict[str, Any]:
+    return {
+        "sites": [pair.site_a, pair.site_b],
+        "costs": {column: matrix.tolist() for column, matrix in pair.costs.items()},
+        "forbidden": None if pair.forbidden is None else pair.forbidden.tolist(),
+    }
+
+
+def _pair_from_json(stored: Mapping[str, Any]) -> PairCost:
+    a, b = stored["sites"]
+    costs = {column: np.array(matrix, dtype=np.float64) for column, matrix in stored["costs"].items()}
+    forbidden = None if stored["forbidden"] is None else np.array(stored["forbidden"], dtype=np.bool_)
+    return PairCost(a, b, costs, forbidden)

@@ -1,0 +1,121 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cases import EXAMPLE, tiny_network
+from reverie.compress.latencies import bytes_at, macs_at
+from reverie.compress.sites import find_sites
+from reverie.compress.study import read_study, study_of
+from reverie.core.errors import BudgetInfeasible, CorruptFile, RangeError, ReferenceNotFound
+from reverie.cost.predictor import Predictor
+from reverie.graph import probe
+
+
+@pytest.fixture(scope="module")
+def parts():
+    structure = probe(tiny_network().body, EXAMPLE)
+    sites = find_sites(structure, step=1)
+    rng = np.random.default_rng(0)
+    scores = {group.name: torch.from_numpy(rng.random(group.units)) for group in structure.free}
+    losses = {
+        (site, width): float(rng.exponential()) * (widths[0] - width) ** 2
+        for site, widths in sites.widths.items()
+        for width in widths[1:]
+    }
+    return sites, losses, scores
+
+
+def made(parts, columns):
+    sites, losses, scores = parts
+    errors = dict.fromkeys(losses, 0.5)
+    return study_of(sites, losses, columns, scores, errors=errors, units={"macs": "MAC"}, about={"model": "tiny"})
+
+
+@pytest.fixture(scope="module")
+def study(parts):
+    return made(parts, {"macs": macs_at, "size": bytes_at})
+
+
+def test_a_saved_study_gives_the_same_plans(study, tmp_path):
+    study.save(tmp_path / "study.json")
+    again = read_study(tmp_path / "study.json")
+    assert again.to_json() == study.to_json()
+    for share in (0.8, 0.5, 0.3):
+        first, second = study.solve({"macs": share}), again.solve({"macs": share})
+        assert (first.plan, first.shares, first.loss) == (second.plan, second.shares, second.loss)
+        assert first.shares["macs"] <= share
+
+
+def test_solving_again_loads_no_network(study, tmp_path):
+    study.save(tmp_path / "study.json")
+    code = (
+        "import sys; from pathlib import Path; from reverie.compress.study import read_study\n"
+        f"print(sorted(read_study(Path({str(tmp_path / 'study.json')!r})).solve({{'macs': 0.5}}).widths.items()))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": "src", "PATH": ""}
+    )
+    assert found.stdout.strip() == str(sorted(study.solve({"macs": 0.5}).widths.items()))
+
+
+def test_what_is_predicted_is_what_the_plan_costs(study, parts):
+    sites, losses, scores = parts
+    solution = study.solve({"macs": 0.6})
+    assert solution.plan == sites.plan(solution.widths, scores)
+    total = sum(macs_at(layer, *layer.widths(solution.widths)) for layer in sites.structure.layers)
+    whole = sum(layer.macs for layer in sites.structure.layers)
+    if not solution.plan.bypassed:
+        assert solution.shares["macs"] == pytest.approx(total / whole)
+    assert solution.loss == pytest.approx(sum(losses.get(one, 0.0) for one in solution.widths.items()))
+    changed = sum(one in losses for one in solution.widths.items())
+    assert solution.loss_error == pytest.approx(0.5 * changed**0.5)
+
+
+def test_the_frontier_loses_more_for_less(study):
+    front = study.frontier("macs", [0.9, 0.7, 0.5, 1e-6])
+    assert len(front) == 3
+    assert [one.loss for one in front] == sorted(one.loss for one in front)
+
+
+def test_a_table_of_another_device_joins(study, parts):
+    fast = made(parts, {"latency": lambda layer, i, o, g: float(i * o)})
+    both = study.joined(fast)
+    assert both.columns == ("macs", "size", "latency")
+    solution = both.solve({"latency": 0.5, "macs": 0.9})
+    assert solution.shares["latency"] <= 0.5
+    assert solution.shares["macs"] <= 0.9
+    assert both.solve({"latency": 0.5}).widths == fast.solve({"latency": 0.5}).widths
+    with pytest.raises(RangeError, match="join"):
+        study.joined(study)
+
+
+def test_a_predictor_moves_the_limit(study):
+    # A tenth of the latency never shrinks, so 60 % of it is (0.6 - 0.1) / 0.9 of the sum.
+    fixed = study.calibrated("macs", Predictor(0.1, 0.9, 0))
+    assert fixed.solve({"macs": 0.6}).widths == study.solve({"macs": 0.5 / 0.9}).widths
+    assert fixed.solve({"macs": 0.6}).shares["macs"] <= 0.6
+
+
+def test_what_cannot_be_had_is_named(study, tmp_path):
+    with pytest.raises(ReferenceNotFound, match="'latency'; this study has macs, size"):
+        study.solve({"latency": 0.5})
+    with pytest.raises(RangeError, match="above 0"):
+        study.solve({"macs": 0.0})
+    with pytest.raises(BudgetInfeasible, match=r"cheapest plan takes \d") as caught:
+        study.solve({"macs": 0.01})
+    assert study.solve({"macs": caught.value.cheapest * 1.001}).shares["macs"] == pytest.approx(caught.value.cheapest)
+    for content in ("[]", "{}", json.dumps({**study.to_json(), "format": 9})):
+        (tmp_path / "broken.json").write_text(content)
+        with pytest.raises(CorruptFile, match="broken"):
+            read_study(tmp_path / "broken.json")
+
+
+def test_ties_of_scores_keep_the_first(study):
+    even = replace(study, scores={site: (1.0,) * len(scores) for site, scores in study.scores.items()})
+    for kept in even.solve({"macs": 0.5}).plan.kept.values():
+        assert kept == tuple(range(len(kept)))
