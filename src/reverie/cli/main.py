@@ -45,6 +45,12 @@ app = App(
 )
 for position, verb in enumerate(verbs.ALL):
     app.command(verb, sort_key=position)
+for word, (about, group) in verbs.GROUPS.items():
+    second = App(name=word, help=about, help_format="plaintext", print_error=False, exit_on_error=False)
+    for verb in group:
+        second.command(verb)
+    app.command(second)
+VERBS = {*verbs.ALL, *(verb for _, group in verbs.GROUPS.values() for verb in group)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     manner = Manner(json="--json" in words, debug="--debug" in words)
     try:
         command, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
-        if command not in verbs.ALL:  # --help and --version
+        if command not in VERBS:  # --help and --version
             command(*bound.args, **bound.kwargs)
             return 0
         manner = bound.arguments.get("manner", PLAIN)

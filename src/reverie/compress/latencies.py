@@ -1,16 +1,60 @@
 """From a network's layers to the latency table's shapes, and from its costs to the allocator's columns."""
 
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
-from reverie.compress.sites import LayerCost, Sites, build_problem
+import torch
+
+from reverie.compress.sites import LayerCost, Sites, build_problem, find_sites
 from reverie.core.budget import Quantity
-from reverie.core.events import Listener
+from reverie.core.events import Listener, silent
+from reverie.core.network import ImageNetwork
 from reverie.cost.latency import LatencyTable
 from reverie.cost.layer_graph import ACTIVATIONS, LayerShape
+from reverie.graph import probe
 from reverie.graph.structure import Layer
 
-__all__ = ["cost_columns", "layer_shape", "macs_at", "measure_layers"]
+__all__ = ["Built", "build_table", "bytes_at", "cost_columns", "layer_shape", "macs_at", "measure_layers"]
+
+
+@dataclass(frozen=True)
+class Built:
+    """How a table was filled for a network.
+
+    Attributes:
+        shapes: Layers at pairs of widths that the allocator may ask for, equal ones once.
+        timed: Those that were timed in this call.
+        seconds: How long that took.
+    """
+
+    shapes: int
+    timed: int
+    seconds: float
+
+
+def build_table(
+    network: ImageNetwork, table: LatencyTable, *, step: int = 16, most: int | None = 16, on_event: Listener = silent
+) -> Built:
+    """Time everything that an allocation of this network may ask for; what the table has is not timed again.
+
+    Args:
+        network: Untouched.
+        table: Of the runtime in question.
+        step: As for `find_sites`.
+        most: As for `find_sites`.
+        on_event: Called with the stage "measuring layers".
+
+    Raises:
+        UnsupportedOp: The network's control flow depends on the values of its input.
+    """
+    began = time.monotonic()
+    example = torch.zeros(2, *network.image_shape)
+    sites = find_sites(probe(network.body, example), step=step, most=most)
+    known = table.timed
+    shapes = measure_layers(sites, table, on_event=on_event)
+    return Built(shapes, table.timed - known, time.monotonic() - began)
 
 
 def layer_shape(layer: Layer, in_channels: int, out_channels: int, groups: int) -> LayerShape:
@@ -44,8 +88,8 @@ def bytes_at(layer: Layer, in_channels: int, out_channels: int, groups: int) -> 
     return 4.0 * in_channels * out_channels / groups * _kernel_numbers(layer)
 
 
-def measure_layers(sites: Sites, table: LatencyTable, *, on_event: Listener) -> None:
-    """Time every layer at every pair of widths that the allocator may ask for."""
+def measure_layers(sites: Sites, table: LatencyTable, *, on_event: Listener) -> int:
+    """Time every layer at every pair of widths that the allocator may ask for; how many these are."""
     wanted: dict[LayerShape, None] = {}
 
     def note(layer: Layer, in_channels: int, out_channels: int, groups: int) -> float:
@@ -54,6 +98,7 @@ def measure_layers(sites: Sites, table: LatencyTable, *, on_event: Listener) -> 
 
     build_problem(sites, {}, {"latency": note})
     table.measure(wanted, on_event=on_event)
+    return len({shape.key for shape in wanted})
 
 
 def cost_columns(table: LatencyTable | None, quantities: Mapping[Quantity, object]) -> dict[str, LayerCost]:

@@ -28,7 +28,7 @@ from reverie.cost.onnx_runtime import OnnxRuntime
 from reverie.cost.sampling import NEGLIGIBLE, STRAIGHT, fill, next_points
 from reverie.cost.timing import Run, Samples, Timing, collect, interleave, median_error
 
-__all__ = ["LatencyTable", "LayerLatency", "default_table_path", "measure_networks"]
+__all__ = ["LatencyTable", "LayerLatency", "TableSummary", "default_table_path", "measure_networks", "read_summaries"]
 
 FORMAT = 1
 # About half a millisecond of the commonest layer: what every layer is timed beside.
@@ -56,10 +56,47 @@ class LayerLatency:
     measured: bool
 
 
+@dataclass(frozen=True)
+class TableSummary:
+    """What a file holds for one runtime on one machine.
+
+    Attributes:
+        environment: Runtime, version, number format, threads and processor.
+        layers: Shapes that are known.
+        measured: Shapes that were timed; the others lie between them.
+        yardstick_ms: Time of the layer that all ratios refer to, when the table was begun.
+    """
+
+    environment: str
+    layers: int
+    measured: int
+    yardstick_ms: float
+
+
 def default_table_path() -> Path:
     """Where the table of this machine is kept unless another place is named: in the user's cache folder."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "reverie" / "latency.json"
+
+
+def read_summaries(path: Path) -> tuple[TableSummary, ...]:
+    """What a table's file holds, one entry per runtime, machine and number of threads.
+
+    Raises:
+        ReferenceNotFound: There is no such file.
+        CorruptFile: It is no latency table of this format.
+    """
+    if not path.exists():
+        raise ReferenceNotFound(f"there is no latency table at {path}. Build one: reverie latency build MODEL")
+    return tuple(
+        TableSummary(
+            environment,
+            len(table["layers"]),
+            sum(bool(entry["measured"]) for entry in table["layers"].values()),
+            float(table["yardstick_ms"]),
+        )
+        for environment, table in sorted(_read(path)["tables"].items())
+    )
 
 
 def measure_networks(
@@ -126,6 +163,11 @@ class LatencyTable:
         self._layers: dict[str, dict[str, Any]] = {}
         if path is not None and path.exists():
             self._merge(_read(path))
+
+    @property
+    def timed(self) -> int:
+        """How many shapes were timed; those that lie between them are not counted."""
+        return sum(bool(entry["measured"]) for entry in self._layers.values())
 
     def latency(self, shape: LayerShape) -> LayerLatency:
         """What is known about a shape.

@@ -1,6 +1,6 @@
 """One file per verb. A verb is a plain function that returns an `Answer`; it imports torch only in its body."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from reverie.cli.answer import Answer
 from reverie.cli.verbs.bench import bench
@@ -9,8 +9,14 @@ from reverie.cli.verbs.doctor import doctor
 from reverie.cli.verbs.dream import dream
 from reverie.cli.verbs.evaluate import evaluate
 from reverie.cli.verbs.inspect import inspect
+from reverie.cli.verbs.latency import build, compare, show
 from reverie.cli.verbs.report import report
 
-__all__ = ["ALL"]
+__all__ = ["ALL", "GROUPS"]
 
 ALL: tuple[Callable[..., Answer], ...] = (compress, dream, inspect, evaluate, demo, report, bench, doctor)
+
+# Verbs of two words: the first word -> what it is about, and the verbs behind it.
+GROUPS: Mapping[str, tuple[str, tuple[Callable[..., Answer], ...]]] = {
+    "latency": ("Latency of layers and networks, measured in the runtimes of this machine.", (build, show, compare)),
+}

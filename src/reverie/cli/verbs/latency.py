@@ -1,0 +1,142 @@
+"""`reverie latency build|show|compare`: latency tables of this machine, and networks timed beside each other."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from reverie.cli.answer import PLAIN, Answer, Manner
+from reverie.cli.console import progress
+from reverie.cli.loading import AS_STATED, Loading, load_network
+
+__all__ = ["build", "compare", "show"]
+
+
+def build(
+    model: str,
+    /,
+    *,
+    backend: str = "onnxruntime",
+    threads: int = 1,
+    table: Path | None = None,
+    step: int = 16,
+    most: int = 16,
+    loading: Loading = AS_STATED,
+    manner: Manner = PLAIN,
+) -> Answer:
+    """Time every layer of a network, at every pair of widths worth choosing, and keep the times in a file.
+
+    What the file has is not timed again, so tables grow with every network and are shared by all runs.
+
+    Args:
+        model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
+        backend: The runtime: onnxruntime, openvino, torch, torch-compile or cuda.
+        threads: Threads of the runtime.
+        table: The file; where it is not given, latency.json in the user's cache folder.
+        step: Widths worth choosing are multiples of this number of channels.
+        most: Widths per site at most.
+        loading: How the model is read.
+        manner: How the answer is given.
+    """
+    del manner
+    from dataclasses import asdict
+
+    from reverie.compress.latencies import build_table
+    from reverie.cost.backends import backend_of
+    from reverie.cost.latency import LatencyTable, default_table_path
+
+    runtime = backend_of(backend, threads=threads)
+    path = table or default_table_path()
+    network = load_network(model, loading)
+    with progress() as on_event:
+        found = build_table(network, LatencyTable(path, backend=runtime), step=step, most=most, on_event=on_event)
+    said = (
+        f"{model} asks for {found.shapes} layer shapes; {found.timed} of them were timed in {found.seconds:.0f} s",
+        f"in {runtime.environment}",
+        f"table: {path}",
+    )
+    value = {"model": model, "environment": runtime.environment, "table": str(path), **asdict(found)}
+    return Answer(value, said)
+
+
+def show(*, table: Path | None = None, manner: Manner = PLAIN) -> Answer:
+    """Print which runtimes and machines a latency table knows, and how much of each.
+
+    Args:
+        table: The file; where it is not given, latency.json in the user's cache folder.
+        manner: How the answer is given.
+    """
+    del manner
+    from dataclasses import asdict
+
+    from reverie.cost.latency import default_table_path, read_summaries
+    from reverie.report.table import Table, to_rich
+
+    path = table or default_table_path()
+    found = read_summaries(path)
+    rows = tuple((one.environment, str(one.layers), str(one.measured), f"{one.yardstick_ms:.3f} ms") for one in found)
+    columns = ("runtime and machine", "layers known", "timed", "yardstick")
+    return Answer(
+        {"table": str(path), "tables": [asdict(one) for one in found]}, (str(path), to_rich(Table(columns, rows)))
+    )
+
+
+def compare(
+    model: str,
+    /,
+    *others: str,
+    backends: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = ("onnxruntime",),
+    threads: int = 1,
+    batch: int = 1,
+    seconds: float = 10.0,
+    loading: Loading = AS_STATED,
+    manner: Manner = PLAIN,
+) -> Answer:
+    """Time networks against the first, round by round in one process, in one or several runtimes.
+
+    Args:
+        model: The network that the others are compared with.
+        others: Networks that take the same images.
+        backends: The runtimes: onnxruntime, openvino, torch, torch-compile, cuda.
+        threads: Threads of the runtime.
+        batch: Images at once.
+        seconds: At most this long in each runtime.
+        loading: How the models are read.
+        manner: How the answer is given.
+    """
+    del manner
+    from dataclasses import asdict
+
+    from reverie.cost.backends import backend_of
+    from reverie.cost.latency import measure_networks
+    from reverie.report.table import Table, to_rich
+    from reverie.report.text import milliseconds_text
+
+    networks = {name: load_network(name, loading) for name in dict.fromkeys((model, *others))}
+    shape = networks[model].image_shape
+    found = {
+        name: measure_networks(
+            networks, shape, reference=model, batch=batch, backend=backend_of(name, threads=threads), seconds=seconds
+        )
+        for name in dict.fromkeys(backends)
+    }
+    rows = tuple(
+        (
+            name,
+            network,
+            milliseconds_text(timing.median_ms),
+            f"{timing.ratio_median:.1%}",
+            "" if network == model else f"+- {timing.ratio_error:.1%}",
+        )
+        for name, timings in found.items()
+        for network, timing in timings.items()
+    )
+    slower = [
+        f"{network} is not faster than {model} in {name}: {timing.ratio_median:.1%} of its time"
+        for name, timings in found.items()
+        for network, timing in timings.items()
+        if network != model and timing.ratio_median + timing.ratio_error >= 1
+    ]
+    value = {name: {network: asdict(timing) for network, timing in timings.items()} for name, timings in found.items()}
+    columns = ("runtime", "network", "latency", f"share of {model}", "95 % interval")
+    return Answer({"reference": model, "backends": value}, (to_rich(Table(columns, rows)), *slower))
