@@ -1,0 +1,206 @@
+"""A data set in a few images per class: dreams in hard crops, and the teacher's answer to every view that is taught.
+
+Batches hold one image of each class, so that no class shapes another's statistics; crops grow harder during the
+optimization; then the teacher answers many random views of every image, and those answers, not the class, are the
+labels. Training on stored views needs the teacher no more.
+
+Cost: dreams, plus one forward pass per view. A view's label takes 2 bytes per class.
+Source: Yin et al. 2023, arXiv:2306.13092 (SRe2L); Yin and Shen 2023, arXiv:2311.18838 (CDA). Differs: the one default
+term, relative statistics included, in place of raw sums.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound, ShapeError
+from reverie.core.events import Event, Listener, silent
+from reverie.core.modes import frozen
+from reverie.core.network import as_network
+from reverie.core.rng import derive_seed, generator, preserved_rng
+from reverie.core.store import write_bytes
+from reverie.dream.bank import Bank
+from reverie.dream.crops import CurriculumCrop, crop, draw_boxes
+from reverie.dream.dream import dream
+from reverie.dream.pool import join_banks
+from reverie.dream.terms import Term
+
+__all__ = ["SoftLabels", "distill_dataset", "soft_labels"]
+
+LABELS_FILE = "soft_labels.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class SoftLabels:
+    """The teacher's answers to random views of a bank.
+
+    Attributes:
+        boxes: (views, n, 5) float32; see `reverie.dream.crops.draw_boxes`.
+        logits: (views, n, k) float16.
+    """
+
+    boxes: Tensor
+    logits: Tensor
+
+    def epochs(self, images: Tensor, *, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every view once, in batches of one view each, shuffled: (images in [0, 1], logits float32).
+
+        Args:
+            images: (n, c, h, w) uint8, those that were labeled.
+            batch_size: Images at once, >= 1.
+            seed: Of the order.
+
+        Raises:
+            ShapeError: Other images than were labeled.
+        """
+        if len(images) != self.boxes.shape[1]:
+            raise ShapeError(f"labels were stored for {self.boxes.shape[1]} images, got {len(images)}")
+        for view in range(len(self.boxes)):
+            order = torch.randperm(len(images), generator=generator(seed, "views", view))
+            for pick in order.split(batch_size):
+                yield crop(images[pick].float() / 255, self.boxes[view, pick]), self.logits[view, pick].float()
+
+    def save(self, path: Path | str) -> None:
+        """Write a safetensors file, whole or not at all."""
+        write_bytes(Path(path), save({"boxes": self.boxes.contiguous(), "logits": self.logits.contiguous()}))
+
+    @staticmethod
+    def load(path: Path | str) -> "SoftLabels":
+        """Read what `save` wrote.
+
+        Raises:
+            ReferenceNotFound: There is no such file.
+            CorruptFile: It holds something else.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ReferenceNotFound(f"no soft labels in {path}. Make them with soft_labels(...).save(path).")
+        try:
+            labels = SoftLabels(**load(path.read_bytes()))
+        except (SafetensorError, TypeError) as error:
+            raise CorruptFile(f"{path} holds no soft labels ({error}). Make them anew.") from error
+        if labels.boxes.ndim != 3 or labels.boxes.shape[:2] != labels.logits.shape[:2] or labels.boxes.shape[2] != 5:
+            raise CorruptFile(f"{path} holds tensors of other shapes than soft labels. Make them anew.")
+        return labels
+
+
+def soft_labels(
+    model: nn.Module, bank: Bank, *, views: int, smallest: float = 0.08, batch_size: int = 256, seed: int = 0
+) -> SoftLabels:
+    """Ask the teacher about random views of every image, once, for as many epochs as will be taught.
+
+    Shapes: bank of n images -> boxes (views, n, 5), logits (views, n, k).
+
+    Args:
+        model: The teacher; an `ImageNetwork`, or a plain module that takes images in [0, 1].
+        bank: What was dreamed.
+        views: Of each image, >= 1.
+        smallest: Least area of a view, as a share of the whole, in (0, 1].
+        batch_size: Images at once; changes memory, not the result.
+        seed: Of the views.
+
+    Raises:
+        RangeError: A number lies outside its range.
+    """
+    if views < 1 or batch_size < 1:
+        raise RangeError(f"views and batch_size must be at least 1, got {views} and {batch_size}")
+    network = as_network(model, bank.images.shape[1:])
+    boxes = torch.stack(
+        [
+            draw_boxes(len(bank), smallest=smallest, largest=1.0, rng=generator(seed, "soft labels", view))
+            for view in range(views)
+        ]
+    )
+    rows = []
+    with frozen(network), torch.no_grad(), preserved_rng():
+        for view in boxes:
+            parts = [
+                network(crop(images.float().to(network.mean.device) / 255, some)).half().cpu()
+                for images, some in zip(bank.images.split(batch_size), view.split(batch_size), strict=True)
+            ]
+            rows.append(torch.cat(parts))
+    return SoftLabels(boxes, torch.stack(rows))
+
+
+def distill_dataset(
+    model: nn.Module,
+    *,
+    per_class: int,
+    classes: Sequence[int] | None = None,
+    image_shape: Sequence[int] | None = None,
+    steps: int = 200,
+    views: int = 20,
+    smallest: float = 0.25,
+    term: Term | None = None,
+    seed: int = 0,
+    path: Path | str | None = None,
+    on_event: Listener = silent,
+) -> tuple[Bank, SoftLabels]:
+    """Dream a data set: batches of one image per class in ever harder crops, then the teacher's answers to views.
+
+    Args:
+        model: A classifier of images; see `dream`.
+        per_class: Images of each class, >= 1; each is one batch.
+        classes: Which classes; None takes all that the network answers.
+        image_shape: (c, h, w); the network's own where None.
+        steps: Of each batch, >= 1.
+        views: Labeled views of each image, >= 1: as many epochs can be taught without the teacher.
+        smallest: Least area of a crop at the end of the curriculum, and of a view, in (0, 1].
+        term: What images should satisfy; None is `default_term()`.
+        seed: Same seed, same bytes.
+        path: Folder for banks and labels; a killed run goes on there. None keeps all in memory.
+        on_event: Told of every step.
+
+    Returns:
+        The images of all batches, in order, and their labels.
+
+    Raises:
+        RangeError: A number lies outside its range.
+
+    Fails when: there are few classes: a batch of 10 images has poor statistics. Then dream plainly, and label views.
+    """
+    if per_class < 1:
+        raise RangeError(f"per_class must be at least 1, got {per_class}")
+    folder = None if path is None else Path(path)
+    network = as_network(model, image_shape)
+    shape = tuple(network.image_shape if image_shape is None else image_shape)
+    chosen = list(range(_count(network, shape))) if classes is None else list(classes)
+    banks = [
+        dream(
+            network,
+            count=len(chosen),
+            targets=chosen,
+            image_shape=shape,
+            steps=steps,
+            batch_size=len(chosen),
+            seed=derive_seed(seed, "distilled", index),
+            term=term,
+            augment=CurriculumCrop(steps, smallest=smallest),
+            path=None if folder is None else folder / f"batch-{index:05d}",
+            on_event=_placed(on_event, index * steps, per_class * steps),
+        )
+        for index in range(per_class)
+    ]
+    bank = join_banks(banks)
+    kept = None if folder is None else folder / LABELS_FILE
+    if kept is not None and kept.exists():
+        return bank, SoftLabels.load(kept)
+    labels = soft_labels(network, bank, views=views, smallest=smallest, seed=seed)
+    if kept is not None:
+        labels.save(kept)
+    return bank, labels
+
+
+def _count(network: nn.Module, shape: Sequence[int]) -> int:
+    with frozen(network), torch.no_grad(), preserved_rng():
+        device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+        return int(network(torch.full((2, *shape), 0.5, device=device)).shape[1])
+
+
+def _placed(on_event: Listener, before: int, total: int) -> Listener:
+    return lambda event: on_event(Event("dreaming a data set", before + event.step, total, event.figures))
