@@ -1,0 +1,90 @@
+"""An inverter of a network that can be inverted exactly finds the images; what it is made of, and what it refuses."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
+from reverie.core.events import Event
+from reverie.core.modes import frozen
+from reverie.core.tap import tap
+from reverie.dream.inverter import InverseBlock, Inverter, train_inverter
+from reverie.dream.leaves import leaves_source
+from traces import changes, global_trace, model_trace
+
+
+class Invertible(nn.Module):
+    """Two maps that lose nothing: channels mixed by an orthogonal matrix, then pixels moved into channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 1, bias=False)
+        self.second = nn.PixelUnshuffle(2)
+        self.head = nn.Linear(24, 4)
+        nn.init.orthogonal_(self.first.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.second(self.first(x)).mean((2, 3)))
+
+
+def trained(network: nn.Module, **changed: object) -> Inverter:
+    arguments: dict[str, object] = {"layers": ["first", "second"], "steps": 80, "batch_size": 16}
+    source = leaves_source(count=64, image_shape=(3, 8, 8), seed=0)
+    return train_inverter(network, source, **(arguments | changed))  # type: ignore[arg-type]
+
+
+def features(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    with torch.no_grad(), frozen(network), tap(network, lambda name, _: name in ("first", "second")) as seen:
+        network(images)
+    return {name: reading.output for name, reading in seen.items()}
+
+
+def test_unseen_images_come_back() -> None:
+    network = Invertible()
+    inverter = trained(network, steps=70)
+    unseen = leaves_source(count=16, image_shape=(3, 8, 8), seed=9).floats()
+    read = features(network, unseen)
+    for layer in ("first", "second"):
+        found = inverter(read[layer], layer)
+        assert found.shape == unseen.shape
+        error = float((found - unseen).square().mean() / unseen.var())
+        assert error < 0.25, layer  # 1 is what the mean image would give
+        other = inverter(read[layer].roll(1, 0), layer)
+        assert float((other - unseen).square().mean() / unseen.var()) > 0.5
+    again = features(network, inverter(read["second"], "second"))["second"]
+    assert float((again - read["second"]).square().mean() / read["second"].var()) < 0.25
+
+
+def test_same_seed_same_inverter_and_no_trace() -> None:
+    network = Invertible().train()
+    model, world = model_trace(network), global_trace()
+    told: list[Event] = []
+    one, again, other = (
+        trained(network, steps=4, on_event=told.append),
+        trained(network, steps=4),
+        trained(network, steps=4, seed=1),
+    )
+    assert changes(model, model_trace(network)) == []
+    assert changes(world, global_trace()) == []
+    assert [event.step for event in told] == [1, 2, 3, 4]
+    ours, same, others = (list(copy.deepcopy(inverter.blocks).parameters()) for inverter in (one, again, other))
+    assert all(map(torch.equal, ours, same))
+    assert not all(map(torch.equal, ours, others))
+    assert not any(parameter.requires_grad for parameter in ours)
+
+
+def test_what_it_refuses() -> None:
+    network = Invertible()
+    inverter = trained(network, steps=2)
+    with pytest.raises(ReferenceNotFound, match="knows the layers first, second, not 'head'"):
+        inverter(torch.zeros(1, 4), "head")
+    with pytest.raises(ShapeError, match="layer 'head' gives no feature maps"):
+        trained(network, layers=["head"])
+    with pytest.raises(ReferenceNotFound):
+        trained(network, layers=["absent"])
+    for wrong in ({"steps": 1}, {"layers": []}, {"batch_size": 0}):
+        with pytest.raises(RangeError, match="an inverter needs layers"):
+            trained(network, **wrong)
+    assert InverseBlock(5, (7, 9, 11), image=False)(torch.zeros(1, 5, 4, 5)).shape == (1, 7, 9, 11)
