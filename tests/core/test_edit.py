@@ -30,7 +30,7 @@ names = st.text("abc.", min_size=1, max_size=5)
 keeps = st.builds(
     Keep,
     st.dictionaries(names, st.dictionaries(st.integers(0, 3), st.lists(st.integers(0, 99)).map(tuple)), max_size=3),
-    st.dictionaries(names, st.integers(0, 99), max_size=3),
+    st.dictionaries(names, st.integers(0, 99) | st.lists(st.integers(0, 99)).map(tuple), max_size=3),
 )
 edits = keeps | st.builds(Bypass, st.lists(names, max_size=3).map(tuple))
 records = st.builds(Record, st.lists(edits, max_size=3).map(tuple))

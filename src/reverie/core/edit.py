@@ -26,11 +26,12 @@ class Keep:
 
     Attributes:
         slices: Tensor name -> dimension -> indices kept, in the order of the result.
-        attributes: "module.attribute" -> its new integer, such as `"conv1.out_channels"`.
+        attributes: "module.attribute" -> its new integer, such as `"conv1.out_channels"`, or all of its new integers
+            where it is a tuple or list, such as `"norm.normalized_shape"`.
     """
 
     slices: Mapping[str, Mapping[int, tuple[int, ...]]]
-    attributes: Mapping[str, int] = field(default_factory=dict)
+    attributes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
 
     def apply(self, model: nn.Module) -> None:
         """Cut the tensors of `model` in place."""
@@ -58,7 +59,11 @@ class Keep:
             module = _module(model, owner)
             if not hasattr(module, leaf):
                 raise ReferenceNotFound(f"the record sets {path}, but {type(module).__name__} has no {leaf}")
-            setattr(module, leaf, value)
+            setattr(module, leaf, list(value) if isinstance(value, tuple) and _is_list(module, leaf) else value)
+
+
+def _is_list(module: nn.Module, leaf: str) -> bool:
+    return isinstance(getattr(module, leaf), list)
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,8 @@ def _edit_to_json(edit: Edit) -> dict[str, Any]:
     if isinstance(edit, Bypass):
         return {"kind": "bypass", "modules": list(edit.modules)}
     slices = {name: {str(dim): list(kept) for dim, kept in dims.items()} for name, dims in edit.slices.items()}
-    return {"kind": "keep", "slices": slices, "attributes": dict(edit.attributes)}
+    sizes = {path: list(size) if isinstance(size, tuple) else size for path, size in edit.attributes.items()}
+    return {"kind": "keep", "slices": slices, "attributes": sizes}
 
 
 def _edit_from_json(value: Mapping[str, Any]) -> Edit:
@@ -161,4 +167,8 @@ def _edit_from_json(value: Mapping[str, Any]) -> Edit:
         name: {int(dim): tuple(int(index) for index in kept) for dim, kept in dims.items()}
         for name, dims in value["slices"].items()
     }
-    return Keep(slices, {str(path): int(size) for path, size in value["attributes"].items()})
+    attributes = {
+        str(path): tuple(int(one) for one in size) if isinstance(size, list) else int(size)
+        for path, size in value["attributes"].items()
+    }
+    return Keep(slices, attributes)

@@ -27,7 +27,7 @@ from reverie.core.network import ImageNetwork
 from reverie.core.rng import preserved_rng
 from reverie.core.store import write_bytes
 
-__all__ = ["INPUT", "OPSET", "OUTPUT", "check_onnx", "export_onnx", "run_onnx", "session"]
+__all__ = ["INPUT", "OPSET", "OUTPUT", "check_onnx", "export_onnx", "quiet_exporter", "run_onnx", "session"]
 
 INPUT = "images"
 OUTPUT = "logits"
@@ -61,7 +61,7 @@ def export_onnx(network: ImageNetwork, path: Path | None = None) -> bytes:
     if size >= onnx.checker.MAXIMUM_PROTOBUF:
         raise ShapeError(f"the network holds {size / 1e9:.1f} GB; one ONNX file holds at most 2 GB. Compress it first.")
     example = torch.zeros(2, *network.image_shape, device=network.mean.device)
-    with preserved_rng(), _silence():
+    with preserved_rng(), quiet_exporter():
         program = torch.onnx.export(
             bare,
             (example,),
@@ -184,7 +184,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Keep the exporter's prints, warnings and log lines to itself; levels are as before afterwards."""
     loggers = [logging.getLogger(name) for name in TALKATIVE]
     levels = [logger.level for logger in loggers]

@@ -1,0 +1,189 @@
+"""Any network: analyzed, cut, proven, carried away. Which of them, how fast, and what stays frozen and why.
+
+Every network is examined in a process of its own, with a time limit, so none can stop the others or leave anything
+behind. What was measured is kept as one file per network; a run that was stopped goes on where it was.
+"""
+
+import multiprocessing
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from reverie.bench.examine import Row, examine
+from reverie.bench.figure import Job, Measured, Question, at_least, at_most
+from reverie.bench.kinds import OTHERS, SPEED, TIMM, Subject, timm_modules
+from reverie.core.errors import VerificationFailed
+from reverie.core.events import Event, Listener, silent
+from reverie.core.store import read_json, write_json
+
+__all__ = ["CARRIED", "EXACT", "coverage_jobs", "examine_all", "passes", "prunable"]
+
+EXACT = 1e-5
+"""Largest difference between a cut network and its reference, single precision."""
+
+CARRIED = 1e-4
+"""Largest difference between ONNX Runtime and PyTorch."""
+
+PRELOADED = ["torch", "timm", "torchvision", "reverie.bench.examine"]
+LIMIT_S = 300.0
+PARAMETERS_CERTIFIED = 0.95
+
+
+def prunable(row: Row) -> bool:
+    """Whether at least 30 % of the units were removed, exactly."""
+    exact = row.cut_difference is not None and row.cut_difference <= EXACT
+    return exact and not {"structure", "cut"} & row.failures.keys() and bool(row.units) and bool(row.removed)
+
+
+def wrong(row: Row) -> bool:
+    """Whether a cut was made and the result is another network than it should be."""
+    return row.cut_difference is not None and row.cut_difference > EXACT and (row.exact_difference or 1.0) > EXACT
+
+
+def passes(row: Row) -> bool:
+    """Whether everything that is asked of one network holds: cut, fresh process, ONNX Runtime."""
+    return (
+        prunable(row)
+        and row.removed is not None
+        and row.units is not None
+        and row.removed >= 0.3 * row.units
+        and row.fresh_difference == 0.0
+        and row.onnx_difference is not None
+        and row.onnx_difference <= CARRIED
+    )
+
+
+def examine_all(
+    subjects: Sequence[Subject],
+    folder: Path,
+    *,
+    portable: bool = True,
+    limit_s: float = LIMIT_S,
+    on_event: Listener = silent,
+) -> list[Row]:
+    """Examine networks one after the other, each in a process of its own.
+
+    Args:
+        subjects: Which.
+        folder: Holds one file per network; those that are there are not examined again.
+        portable: Also carry each cut network to a fresh process and to ONNX Runtime.
+        limit_s: Seconds after which a network is given up.
+        on_event: Hears each network.
+    """
+    context = multiprocessing.get_context("forkserver")
+    # One server imports everything once; each network gets a fresh copy of it.
+    context.set_forkserver_preload(PRELOADED)
+    rows = []
+    for index, subject in enumerate(subjects):
+        on_event(Event(f"examining {subject.name}", index, len(subjects)))
+        path = folder / f"{subject.name}.json"
+        if not path.exists():
+            _examine_alone(context, subject, path, portable=portable, limit_s=limit_s)
+        rows.append(Row(**read_json(path)))
+    on_event(Event("examining", len(subjects), len(subjects)))
+    return rows
+
+
+def _examine_alone(
+    context: multiprocessing.context.ForkServerContext, subject: Subject, path: Path, *, portable: bool, limit_s: float
+) -> None:
+    process = context.Process(target=_write_row, args=(subject, path, portable))
+    process.start()
+    process.join(limit_s)
+    reason = None
+    if process.is_alive():
+        process.kill()
+        process.join()
+        reason = f"given up after {limit_s:.0f} s"
+    elif not path.exists():
+        reason = f"its process ended with {process.exitcode}"
+    if reason is not None and not path.exists():
+        write_json(path, Row(subject.name, subject.kind, failures={"process": reason}).to_json())
+
+
+def _write_row(subject: Subject, path: Path, portable: bool) -> None:
+    write_json(path, examine(subject, portable=portable).to_json())
+
+
+def coverage_jobs(folder: Path | None = None) -> tuple[Job, ...]:
+    """The figures of coverage.
+
+    Args:
+        folder: Where rows are kept, so that a stopped run goes on; a temporary folder where None.
+    """
+    command = "reverie bench coverage"
+
+    def rows_of(name: str, subjects: Sequence[Subject], on_event: Listener, *, portable: bool = True) -> list[Row]:
+        if folder is not None:
+            return examine_all(subjects, folder / name, portable=portable, on_event=on_event)
+        with tempfile.TemporaryDirectory() as temporary:
+            return examine_all(subjects, Path(temporary), portable=portable, on_event=on_event)
+
+    def listed(on_event: Listener) -> Mapping[str, Measured]:
+        timm = rows_of("timm", TIMM, on_event)
+        others = rows_of("others", OTHERS, on_event)
+        kinds = {row.kind: True for row in others}
+        for row in others:
+            kinds[row.kind] = kinds[row.kind] and passes(row)
+        both = [*timm, *others]
+        seconds = [row.seconds for row in both if row.seconds is not None]
+        certified = [row.certified if row.certified is not None else 0.0 for row in both]
+        return {
+            "timm-passed": Measured(sum(map(passes, timm))),
+            "kinds-passed": Measured(sum(kinds.values())),
+            "listed-wrong": Measured(sum(map(wrong, both))),
+            "certified-parameters": Measured(statistics.median(certified)),
+            "analysis-median": Measured(_some(statistics.median, seconds)),
+            "analysis-maximum": Measured(_some(max, seconds)),
+        }
+
+    def speed(on_event: Listener) -> Mapping[str, Measured]:
+        rows = rows_of("speed", SPEED, on_event, portable=False)
+        return {f"analysis-{row.name}": Measured(_some(max, [row.seconds] if row.seconds else [])) for row in rows}
+
+    def modules(on_event: Listener) -> Mapping[str, Measured]:
+        rows = rows_of("modules", timm_modules(), on_event, portable=False)
+        return {
+            "modules-prunable": Measured(sum(map(prunable, rows)) / len(rows)),
+            "modules-wrong": Measured(sum(map(wrong, rows))),
+            "modules-given-up": Measured(sum("process" in row.failures for row in rows)),
+        }
+
+    return (
+        Job(
+            (
+                Question("timm-passed", "of 40", at_least(len(TIMM)), f"{command} --only timm-passed"),
+                Question("kinds-passed", "of 22", at_least(22), f"{command} --only kinds-passed"),
+                Question("listed-wrong", "networks", at_most(0), f"{command} --only listed-wrong"),
+                Question(
+                    "certified-parameters", "median share", at_least(PARAMETERS_CERTIFIED),
+                    f"{command} --only certified-parameters",
+                ),
+                Question("analysis-median", "processor s", at_most(0.5), f"{command} --only analysis-median"),
+                Question("analysis-maximum", "processor s", at_most(3.0), f"{command} --only analysis-maximum"),
+            ),
+            listed,
+        ),
+        Job(
+            tuple(
+                Question(f"analysis-{one.name}", "processor s", at_most(bound), f"{command} --only analysis-{one.name}")
+                for one, bound in zip(SPEED, (1.0, 0.5, 1.5, 1.5), strict=True)
+            ),
+            speed,
+        ),
+        Job(
+            (
+                Question("modules-prunable", "share", at_least(0.9), f"{command} --only modules-prunable"),
+                Question("modules-wrong", "networks", at_most(0), f"{command} --only modules-wrong"),
+                Question("modules-given-up", "networks", at_most(0), f"{command} --only modules-given-up"),
+            ),
+            modules,
+        ),
+    )  # fmt: skip
+
+
+def _some(measure: Callable[[list[float]], float], values: list[float]) -> float:
+    if not values:
+        raise VerificationFailed("no network was analyzed, so there is no time to state")
+    return measure(values)

@@ -1,0 +1,216 @@
+"""Everything that is asked of one network: analyze, certify, cut, compare, carry away.
+
+A step that fails leaves its reason in the row, and later steps that need it are not run.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reverie.bench.kinds import Subject
+from reverie.bench.portable import answers, difference, fresh_process_difference, onnx_difference
+from reverie.core.edit import Record
+from reverie.core.errors import ReverieError, VerificationFailed
+from reverie.core.rng import derive_seed, generator
+from reverie.graph import certify, cut, probe
+from reverie.graph.numeric import randomized, settle
+from reverie.graph.oracle import surviving
+from reverie.graph.structure import Group, Structure
+
+__all__ = ["REMOVED", "Row", "certified_share", "examine", "kept_units"]
+
+REMOVED = 0.3
+"""Share of the units of every group that is removed."""
+
+_SETTLED_ON = 8
+"""Examples for random statistics: of two, some channel's variance is nearly nothing, and rounding is blown up."""
+
+_NO_UNITS = ("the network's input", "the network's output", "positions, not units", "a kernel position")
+
+
+@dataclass
+class Row:
+    """What was seen of one network; None where a step did not run.
+
+    Attributes:
+        name: Of the subject.
+        kind: What it exercises.
+        parameters: Of the network that was cut.
+        seconds: Processor time of the analysis, of the network in its own size.
+        units: Units of all groups, inputs, outputs and positions not counted.
+        free: Units of the groups that are certified.
+        removed: Units that the cut removed.
+        certified: Share of the parameters' elements that belong to certified groups.
+        cut_difference: Cut network against its reference, single precision.
+        exact_difference: The same in double precision.
+        fresh_difference: In a fresh process without Reverie against here.
+        onnx_difference: In ONNX Runtime against here.
+        frozen: Reason -> units.
+        failures: Step -> what went wrong.
+        step_seconds: Step -> wall time.
+    """
+
+    name: str
+    kind: str
+    parameters: int = 0
+    seconds: float | None = None
+    units: int | None = None
+    free: int | None = None
+    removed: int | None = None
+    certified: float | None = None
+    cut_difference: float | None = None
+    exact_difference: float | None = None
+    fresh_difference: float | None = None
+    onnx_difference: float | None = None
+    frozen: dict[str, int] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    step_seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that `Row(**value)` reads back."""
+        return asdict(self)
+
+
+def examine(subject: Subject, *, portable: bool = True) -> Row:
+    """Do everything that is asked of one network.
+
+    Args:
+        subject: Which.
+        portable: Also carry the cut network to a fresh process and to ONNX Runtime.
+    """
+    row = Row(subject.name, subject.kind)
+    torch.set_num_threads(1)
+    _warm_up()
+    with _step(row, "analysis"):
+        whole = subject.build(full=True)
+        example = _example(subject.example(1, full=True))
+        began = time.process_time()
+        probe(whole, example)
+        row.seconds = time.process_time() - began
+        del whole
+    with _step(row, "structure"):
+        net = subject.build()
+        row.parameters = sum(parameter.numel() for parameter in net.parameters())
+        inputs = subject.example(2)
+        probed = probe(net, _example(inputs))
+        structure = certify(net, probed, _example(inputs))
+        _count(row, net, structure)
+    if "structure" in row.failures or not structure.free:
+        return row
+    with _step(row, "cut"):
+        kept = kept_units(structure, share=REMOVED)
+        row.removed = sum(group.units - len(kept[group.name]) for group in structure.free)
+        many = subject.example(_SETTLED_ON)
+        subjects = {dtype: _lively(net, many, dtype) for dtype in (torch.float32, torch.float64)}
+        small, record = cut(subjects[torch.float32], structure, kept)
+        row.cut_difference = _finite(_gap(subjects[torch.float32], small, record, inputs))
+        exact, _ = cut(subjects[torch.float64], structure, kept)
+        row.exact_difference = _finite(_gap(subjects[torch.float64], exact, record, _double(inputs)))
+        del exact, subjects
+    if not portable or "cut" in row.failures:
+        return row
+    with _step(row, "fresh process"):
+        row.fresh_difference = _finite(
+            fresh_process_difference(small, record, inputs, factory=subject.factory, arguments=dict(subject.arguments))
+        )
+    with _step(row, "onnx"):
+        row.onnx_difference = _finite(onnx_difference(small, inputs))
+    return row
+
+
+def kept_units(structure: Structure, *, share: float, seed: int = 0) -> dict[str, list[int]]:
+    """Units to keep when at least a share of every free group is removed, as far as its minimum and multiple allow."""
+    kept = {}
+    for group in structure.free:
+        count = _allowed(group, int(group.units * (1 - share)))
+        rng = generator(seed, "kept", group.name)
+        kept[group.name] = sorted(torch.randperm(group.units, generator=rng).tolist()[:count])
+    return kept
+
+
+def certified_share(model: nn.Module, structure: Structure) -> float:
+    """Share of the parameters' elements that go with some unit of a free group."""
+    touched: dict[str, dict[int, set[int]]] = {}
+    for group in structure.free:
+        for part in group.slices:
+            touched.setdefault(part.tensor, {}).setdefault(part.dim, set()).update(part.rows(range(part.units)))
+    total = covered = 0
+    for name, parameter in model.named_parameters():
+        left = parameter.numel()
+        for dim, rows in touched.get(name, {}).items():
+            left = left // parameter.shape[dim] * (parameter.shape[dim] - len(rows))
+        total += parameter.numel()
+        covered += parameter.numel() - left
+    return covered / max(1, total)
+
+
+def _allowed(group: Group, count: int) -> int:
+    multiple = max(1, getattr(group, "multiple", 1))
+    count = max(count - count % multiple, getattr(group, "minimum", 1), multiple)
+    return min(count, group.units)
+
+
+def _count(row: Row, net: nn.Module, structure: Structure) -> None:
+    row.certified = certified_share(net, structure)
+    row.free = sum(group.units for group in structure.free)
+    row.units = row.free
+    for name, reason in structure.frozen.items():
+        if reason not in _NO_UNITS:
+            units = structure.group(name).units
+            row.units += units
+            row.frozen[reason] = row.frozen.get(reason, 0) + units
+
+
+def _gap(whole: nn.Module, small: nn.Module, record: Record, inputs: Sequence[Tensor]) -> float:
+    from torch.utils._pytree import tree_leaves
+
+    reference = [leaf for leaf in tree_leaves(surviving(whole, record, *inputs)) if isinstance(leaf, Tensor)]
+    return difference(answers(small, inputs), reference)
+
+
+def _finite(gap: float) -> float:
+    if gap == float("inf"):
+        raise VerificationFailed("the answers differ in shape, or are not finite")
+    return gap
+
+
+def _double(inputs: Sequence[Tensor]) -> list[Tensor]:
+    return [one.double() if one.is_floating_point() else one for one in inputs]
+
+
+def _lively(net: nn.Module, inputs: Sequence[Tensor], dtype: torch.dtype) -> nn.Module:
+    """Random weights and statistics: nothing is hidden by what an initialization makes equal."""
+    lively = randomized(net, seed=derive_seed(0, "coverage"), dtype=torch.float64)
+    settle(lively, _example(_double(inputs)))
+    return lively.to(dtype)
+
+
+def _example(inputs: Sequence[Tensor]) -> Any:  # noqa: ANN401  what `probe` takes: one tensor, or a tuple
+    return inputs[0] if len(inputs) == 1 else tuple(inputs)
+
+
+def _warm_up() -> None:
+    """What PyTorch loads at the first analysis of a process is no part of an analysis."""
+    probe(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)), torch.zeros(1, 3, 2, 2))
+
+
+class _step:  # noqa: N801  reads as a statement
+    """Notes the time of a step, and what went wrong in it."""
+
+    def __init__(self, row: Row, name: str) -> None:
+        self._row, self._name = row, name
+
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        self._row.step_seconds[self._name] = round(time.monotonic() - self._began, 2)
+        if error is None or not isinstance(error, Exception):
+            return False
+        text = str(error).strip().partition("\n")[0]
+        self._row.failures[self._name] = (text if isinstance(error, ReverieError) else f"{kind.__name__}: {text}")[:400]  # type: ignore[union-attr]
+        return True

@@ -1,0 +1,7 @@
+"""The networks that every method is tried on: 40 architectures of timm and 22 other kinds."""
+
+from reverie.bench.kinds.others import OTHERS
+from reverie.bench.kinds.subject import Input, Subject
+from reverie.bench.kinds.timm_list import SPEED, TIMM, timm_modules
+
+__all__ = ["OTHERS", "SPEED", "TIMM", "Input", "Subject", "timm_modules"]
