@@ -1,0 +1,28 @@
+"""Which units matter: kinds of evidence about single units, all with a standard error, none in need of labels.
+
+Every kind is a function of a network, its structure and a source that returns group -> `Scored`; higher means keep.
+"""
+
+from reverie.compress.importance.gates import Gates
+from reverie.compress.importance.gradients import (
+    batch_norm_scores,
+    gate_scores,
+    hessian_aware_scores,
+    second_order_scores,
+    weight_scores,
+)
+from reverie.compress.importance.magnitude import magnitude_scores
+from reverie.compress.importance.oracle import oracle_changes
+from reverie.compress.importance.scored import Scored
+
+__all__ = [
+    "Gates",
+    "Scored",
+    "batch_norm_scores",
+    "gate_scores",
+    "hessian_aware_scores",
+    "magnitude_scores",
+    "oracle_changes",
+    "second_order_scores",
+    "weight_scores",
+]

@@ -1,0 +1,297 @@
+"""Taylor scores: what the loss would do if a unit went, from its derivatives where the unit is still there.
+
+Cost: a forward and a backward pass per batch; for the second order, as many backward passes more as there are probes.
+
+Sources: Molchanov et al., 2019, arXiv:1906.10771 (first and second order, gates and weights); Shen et al. (HALP), 2022,
+arXiv:2110.10811 (batch normalization); Yang et al. (NViT), 2023, arXiv:2110.04869 (all linked parameters).
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from reverie.compress.importance.batches import batches, loss_of
+from reverie.compress.importance.gates import Gates
+from reverie.compress.importance.scored import Scored, averaged
+from reverie.core.events import Event, Listener, silent
+from reverie.core.network import ImageNetwork
+from reverie.core.rng import generator
+from reverie.core.source import Source
+from reverie.graph.structure import Group, Role, Structure
+
+__all__ = [
+    "batch_norm_scores",
+    "gate_scores",
+    "hessian_aware_scores",
+    "linked_sums",
+    "second_order_scores",
+    "weight_scores",
+]
+
+# Parameter -> weight times gradient, element by element.
+Products = Mapping[str, Tensor]
+
+
+def gate_scores(
+    network: ImageNetwork,
+    structure: Structure,
+    source: Source,
+    *,
+    images: int = 256,
+    batch_size: int = 16,
+    targets: Tensor | None = None,
+    seed: int = 0,
+    on_event: Listener = silent,
+) -> dict[str, Scored]:
+    """First order, at a gate: (dL/dz)^2 per batch, averaged over batches.
+
+    A unit's gate multiplies all that reads it, so what its readers say is added before it is squared.
+
+    Shapes: per free group (units,).
+    Units: squared loss. Higher means keep.
+
+    Args:
+        network: Untouched.
+        structure: Of `network.body`.
+        source: Images.
+        images: How many are used at most.
+        batch_size: Images whose mean loss is differentiated; 1 squares image by image, which costs as many passes as
+            there are images, and is the variant that the paper calls full gradient.
+        targets: (n,) class per image; None draws them from the network's own answers.
+        seed: Decides these.
+        on_event: Called with the stage "ranking units".
+
+    Raises:
+        RangeError, ShapeError: As the arguments say.
+
+    Reference: Molchanov et al., 2019, section 3.1, equation 8. Differs: see `Gates`; labels are not needed.
+
+    Fails when: the mean loss of large batches no longer moves, as on training images that the network has learned; take
+    smaller batches.
+    """
+    gates = Gates(network.body, structure)
+
+    def one(inputs: Tensor, asked: Tensor | None, index: int) -> dict[str, Tensor]:
+        ones = {name: gate.requires_grad_() for name, gate in gates.ones().items()}
+        loss = loss_of(gates(inputs, ones), asked, seed=seed, index=index)
+        slopes = torch.autograd.grad(loss, list(ones.values()), allow_unused=True, materialize_grads=True)
+        return {name: slope.square() for name, slope in zip(ones, slopes, strict=True)}
+
+    return _gathered(network, source, one, images, batch_size, targets, on_event)
+
+
+def second_order_scores(
+    network: ImageNetwork,
+    structure: Structure,
+    source: Source,
+    *,
+    images: int = 128,
+    batch_size: int = 32,
+    probes: int = 8,
+    targets: Tensor | None = None,
+    seed: int = 0,
+    on_event: Listener = silent,
+) -> dict[str, Scored]:
+    """Second order, at a gate: (-dL/dz + H_zz / 2)^2 per batch, averaged over batches.
+
+    Args:
+        network: As for `gate_scores`, and so for all that is not named here.
+        structure: Of `network.body`.
+        source: Images.
+        images: How many are used at most.
+        batch_size: Images whose mean loss is differentiated.
+        probes: Random signs that the diagonal of the Hessian is estimated with, per batch, at least 1.
+        targets: (n,) class per image, or None.
+        seed: Decides signs and classes.
+        on_event: Called with the stage "ranking units".
+
+    Reference: Molchanov et al., 2019, section 3.1, equation 6. Differs: the diagonal is estimated by Hutchinson's
+    products with random signs in place of one backward pass per gate.
+    """
+    gates = Gates(network.body, structure)
+
+    def one(inputs: Tensor, asked: Tensor | None, index: int) -> dict[str, Tensor]:
+        ones = {name: gate.requires_grad_() for name, gate in gates.ones().items()}
+        inner = list(ones.values())
+        loss = loss_of(gates(inputs, ones), asked, seed=seed, index=index)
+        slopes = torch.autograd.grad(loss, inner, create_graph=True, allow_unused=True, materialize_grads=True)
+        diagonal = [torch.zeros_like(gate) for gate in inner]
+        rng = generator(seed, "signs", index)
+        for probe in range(probes):
+            signs = [torch.randint(0, 2, gate.shape, generator=rng).float() * 2 - 1 for gate in inner]
+            turned = torch.autograd.grad(
+                slopes, inner, signs, retain_graph=probe + 1 < probes, allow_unused=True, materialize_grads=True
+            )
+            for total, sign, value in zip(diagonal, signs, turned, strict=True):
+                total += sign * value / probes
+        change = zip(ones, slopes, diagonal, strict=True)
+        return {name: (-slope.detach() + curve / 2).square() for name, slope, curve in change}
+
+    return _gathered(network, source, one, images, batch_size, targets, on_event)
+
+
+def weight_scores(
+    network: ImageNetwork,
+    structure: Structure,
+    source: Source,
+    *,
+    images: int = 256,
+    batch_size: int = 16,
+    targets: Tensor | None = None,
+    seed: int = 0,
+    on_event: Listener = silent,
+) -> dict[str, Scored]:
+    """First order, at the weights: sum of (w dL/dw)^2 over the weights that make a unit, averaged over batches.
+
+    Args:
+        network: As for `gate_scores`, and so for all others.
+        structure: Of `network.body`.
+        source: Images.
+        images: How many are used at most.
+        batch_size: Images whose mean loss is differentiated.
+        targets: (n,) class per image, or None.
+        seed: Decides the classes.
+        on_event: Called with the stage "ranking units".
+
+    Reference: Molchanov et al., 2019, section 3.1, equation 10. Differs: over all layers that make the unit.
+    """
+
+    def score(group: Group, products: Products) -> Tensor:
+        squares = {name: product.square() for name, product in products.items()}
+        return linked_sums(group, squares, roles=("produce",))
+
+    return _of_products(network, structure, source, score, images, batch_size, targets, seed, on_event)
+
+
+def batch_norm_scores(
+    network: ImageNetwork,
+    structure: Structure,
+    source: Source,
+    *,
+    images: int = 256,
+    batch_size: int = 16,
+    targets: Tensor | None = None,
+    seed: int = 0,
+    on_event: Listener = silent,
+) -> dict[str, Scored]:
+    """First order, behind the normalization: |sum of w dL/dw over its scale and shift|, averaged over batches.
+
+    A unit that no normalization follows is scored by the weights that make it, in the same way.
+
+    Args:
+        network: As for `gate_scores`, and so for all others.
+        structure: Of `network.body`.
+        source: Images.
+        images: How many are used at most.
+        batch_size: Images whose mean loss is differentiated.
+        targets: (n,) class per image, or None.
+        seed: Decides the classes.
+        on_event: Called with the stage "ranking units".
+
+    Reference: HALP, section 3.1, equation 3: the layers of a group are added before the absolute value is taken.
+    """
+
+    def score(group: Group, products: Products) -> Tensor:
+        follows = any(one.role == "follow" and one.tensor in products for one in group.slices)
+        return linked_sums(group, products, roles=("follow",) if follows else ("produce",)).abs()
+
+    return _of_products(network, structure, source, score, images, batch_size, targets, seed, on_event)
+
+
+def hessian_aware_scores(
+    network: ImageNetwork,
+    structure: Structure,
+    source: Source,
+    *,
+    images: int = 256,
+    batch_size: int = 16,
+    targets: Tensor | None = None,
+    seed: int = 0,
+    on_event: Listener = silent,
+) -> dict[str, Scored]:
+    """Hessian-aware over coupled parameters: (sum of w dL/dw over all that goes with a unit)^2, averaged over batches.
+
+    The Fisher approximation of w' H w for the whole structural group. A stream that several blocks share is divided by
+    the number of layers that read it before it is squared, so it compares with what lives in one block.
+
+    Args:
+        network: As for `gate_scores`, and so for all others.
+        structure: Of `network.body`.
+        source: Images.
+        images: How many are used at most.
+        batch_size: Images whose mean loss is differentiated.
+        targets: (n,) class per image, or None.
+        seed: Decides the classes.
+        on_event: Called with the stage "ranking units".
+
+    Reference: NViT, section 3.2, equation 7. Differs: the divisor is counted from the structure, where the paper's runs
+    have constants per dimension; the distillation loss is replaced by answers drawn from the network.
+    """
+
+    def score(group: Group, products: Products) -> Tensor:
+        total = linked_sums(group, products, roles=("produce", "follow", "consume"))
+        return (total / max(len(group.consumers), 1)).square()
+
+    return _of_products(network, structure, source, score, images, batch_size, targets, seed, on_event)
+
+
+def linked_sums(group: Group, products: Products, *, roles: tuple[Role, ...]) -> Tensor:
+    """The sum of a group's products over what goes with each unit: (units,).
+
+    Args:
+        group: The group.
+        products: Parameter -> one number per element; what is not there counts nothing.
+        roles: Which slices of the group count. An element in two of them counts once per slice.
+    """
+    total = torch.zeros(group.units)
+    for one in group.slices:
+        if one.role in roles and one.tensor in products:
+            moved = products[one.tensor].transpose(0, one.dim)
+            per_row = moved.reshape(len(moved), -1).sum(1)
+            total = total.to(per_row) + per_row[torch.tensor(one.rows(range(group.units)))].view(group.units, -1).sum(1)
+    return total
+
+
+def _of_products(
+    network: ImageNetwork,
+    structure: Structure,
+    source: Source,
+    score: Callable[[Group, Products], Tensor],
+    images: int,
+    batch_size: int,
+    targets: Tensor | None,
+    seed: int,
+    on_event: Listener,
+) -> dict[str, Scored]:
+    """Scores from weights times gradients."""
+    body = copy.deepcopy(network.body).eval()
+    named = {one.tensor for group in structure.free for one in group.slices}
+    tensors = {name: tensor.requires_grad_(name in named) for name, tensor in body.named_parameters()}
+    read = {name: tensor for name, tensor in tensors.items() if name in named}
+
+    def one(inputs: Tensor, asked: Tensor | None, index: int) -> dict[str, Tensor]:
+        loss = loss_of(body(inputs), asked, seed=seed, index=index)
+        slopes = torch.autograd.grad(loss, list(read.values()), allow_unused=True, materialize_grads=True)
+        products = {name: tensor.detach() * slope for (name, tensor), slope in zip(read.items(), slopes, strict=True)}
+        return {group.name: score(group, products) for group in structure.free}
+
+    return _gathered(network, source, one, images, batch_size, targets, on_event)
+
+
+def _gathered(
+    network: ImageNetwork,
+    source: Source,
+    one: Callable[[Tensor, Tensor | None, int], dict[str, Tensor]],
+    images: int,
+    batch_size: int,
+    targets: Tensor | None,
+    on_event: Listener,
+) -> dict[str, Scored]:
+    total = -(-min(images, len(source)) // max(batch_size, 1))
+    found = []
+    for inputs, asked, index in batches(network, source, images=images, batch_size=batch_size, targets=targets):
+        found.append(one(inputs, asked, index))
+        on_event(Event("ranking units", index + 1, total))
+    return averaged(found)

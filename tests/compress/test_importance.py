@@ -1,0 +1,186 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cases import EXAMPLE, tiny_network, tiny_source
+from reverie.compress.importance import (
+    Gates,
+    batch_norm_scores,
+    gate_scores,
+    hessian_aware_scores,
+    magnitude_scores,
+    oracle_changes,
+    second_order_scores,
+    weight_scores,
+)
+from reverie.compress.importance.gradients import linked_sums
+from reverie.core.errors import RangeError, ShapeError
+from reverie.core.network import ImageNetwork
+from reverie.core.source import Source
+from reverie.graph import cut, masked, probe
+
+KINDS = [gate_scores, weight_scores, batch_norm_scores, hessian_aware_scores, second_order_scores]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    network = tiny_network()
+    return network, probe(network.body, EXAMPLE), tiny_source()
+
+
+def inputs(network, source):
+    return (source.floats() - network.mean) / network.std
+
+
+def test_gates_at_one_change_nothing_and_at_zero_remove(tiny):
+    network, structure, source = tiny
+    gates, x = Gates(network.body, structure), inputs(network, source)
+    assert torch.equal(gates(x, gates.ones()), network.body(x))
+    closed = gates.ones()
+    kept = {}
+    for group in structure.free:
+        closed[group.name][1] = 0.0
+        kept[group.name] = [unit for unit in range(group.units) if unit != 1]
+    expected = masked(network.body, structure, kept)(x)
+    assert torch.allclose(gates(x, closed), expected, atol=1e-6)
+    small, _ = cut(network.body, structure, kept)
+    assert torch.allclose(gates(x, closed), small(x), atol=1e-5)
+
+
+def test_the_derivative_at_a_gate_equals_finite_differences(tiny):
+    network, structure, source = tiny
+    found = gate_scores(network, structure, source, batch_size=len(source), targets=source.labels)
+    gates, x = Gates(network.body.double(), structure), inputs(network, source).double()
+    network.body.float()
+    for group in structure.free:
+        slopes = []
+        for unit in range(group.units):
+            losses = []
+            for step in (1e-4, -1e-4):
+                gate = torch.ones(group.units, dtype=torch.float64)
+                gate[unit] += step
+                whole = F.cross_entropy(gates(x, {group.name: gate}), source.labels)
+                losses.append(whole)
+            slopes.append((losses[0] - losses[1]) / 2e-4)
+        assert found[group.name].value == pytest.approx(torch.stack(slopes).square(), rel=1e-3, abs=1e-9)
+
+
+def test_batches_of_one_square_image_by_image(tiny):
+    network, structure, source = tiny
+    alone = gate_scores(network, structure, source, batch_size=1, images=3, targets=source.labels)
+    each = [
+        gate_scores(network, structure, Source("one", source.images[i : i + 1]), targets=source.labels[i : i + 1])
+        for i in range(3)
+    ]
+    for group in structure.free:
+        values = torch.stack([one[group.name].value for one in each])
+        assert torch.allclose(alone[group.name].value, values.mean(0))
+        assert torch.allclose(alone[group.name].standard_error, values.std(0) / 3**0.5)
+        assert torch.isinf(each[0][group.name].standard_error).all()
+
+
+def linear():
+    """One input, two hidden units, two classes: small enough to differentiate by hand."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[1.0], [2.0]]))
+        net[2].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.5]]))
+    return ImageNetwork(net, image_shape=(1, 1, 1), mean=[0.0], std=[1.0])
+
+
+def test_scores_worked_by_hand():
+    # x = 1: hidden (1, 2), logits (1, 1), answers (1/2, 1/2); class 0 is right, so the slopes of the logits are
+    # (-1/2, 1/2). Unit 0 reaches logit 0 by weight 1, unit 1 logit 1 by 1/2: the slopes of the hidden units are
+    # (-1/2, 1/4), and weight times slope is (-1/2, 1/2) on either side of each unit.
+    network = linear()
+    structure = probe(network.body, torch.ones(1, 1, 1, 1))
+    source = Source("one", torch.full((1, 1, 1, 1), 255, dtype=torch.uint8))
+    asked = torch.tensor([0])
+    (name,) = [group.name for group in structure.free]
+    quarter = pytest.approx([0.25, 0.25])
+    assert gate_scores(network, structure, source, targets=asked)[name].value.tolist() == quarter
+    assert weight_scores(network, structure, source, targets=asked)[name].value.tolist() == quarter
+    assert batch_norm_scores(network, structure, source, targets=asked)[name].value.tolist() == pytest.approx(
+        [0.5, 0.5]
+    )
+    # Both sides add up before they are squared.
+    assert hessian_aware_scores(network, structure, source, targets=asked)[name].value.tolist() == pytest.approx([1, 1])
+    # The softmax curves by p (1 - p) = 1/4 along logits of 1 and 1: (1/2 + 1/8)^2 and (-1/2 + 1/8)^2.
+    second = second_order_scores(network, structure, source, targets=asked, probes=400)[name].value
+    assert second.tolist() == pytest.approx([0.625**2, 0.375**2], rel=0.1)
+
+
+def test_the_oracle_is_the_loss_of_the_network_without_the_unit(tiny):
+    network, structure, source = tiny
+    found = oracle_changes(network, structure, source, targets=source.labels, batch_size=7)
+    x = inputs(network, source)
+    before = F.cross_entropy(network.body(x), source.labels, reduction="none").detach()
+    group = structure.free[1]
+    for unit in range(group.units):
+        small, _ = cut(network.body, structure, {group.name: [u for u in range(group.units) if u != unit]})
+        each = F.cross_entropy(small(x), source.labels, reduction="none").detach() - before
+        assert float(found[group.name].value[unit]) == pytest.approx(float(each.mean()), abs=1e-5)
+        assert float(found[group.name].standard_error[unit]) == pytest.approx(
+            float(each.std() / len(each) ** 0.5), rel=1e-3
+        )
+
+
+def test_without_labels_the_second_order_of_the_divergence_is_found(tiny):
+    # Half the expected squared slope of drawn answers is the divergence of a small step, to second order.
+    network, structure, source = tiny
+    gates, x = Gates(network.body, structure), inputs(network, source)
+    group, step = structure.free[0], 0.05
+    drawn = [
+        gate_scores(network, structure, source, batch_size=1, seed=seed)[group.name].value.mean() for seed in range(12)
+    ]
+    wanted = gates(x, {}).log_softmax(1)
+    for_units = []
+    for unit in range(group.units):
+        gate = torch.ones(group.units)
+        gate[unit] -= step
+        given = gates(x, {group.name: gate}).log_softmax(1)
+        for_units.append((wanted.exp() * (wanted - given)).sum(1).mean() * 2 / step**2)
+    assert float(torch.stack(drawn).mean()) == pytest.approx(float(torch.stack(for_units).mean()), rel=0.2)
+    unlabeled = oracle_changes(network, structure, source)
+    assert all((scored.value >= 0).all() for scored in unlabeled.values())
+
+
+def test_magnitude_is_the_norm_of_what_makes_a_unit(tiny):
+    network, structure, _ = tiny
+    found = magnitude_scores(network, structure)
+    weight = network.body.block.inner.weight.detach()
+    assert found["block.inner"].value == pytest.approx(weight.flatten(1).norm(dim=1).double(), rel=1e-5)
+    first = magnitude_scores(network, structure, order=1.0)["block.inner"].value
+    assert first == pytest.approx(weight.abs().flatten(1).sum(1).double(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_kind_names_every_free_group_and_repeats(kind, tiny, heard):
+    network, structure, source = tiny
+    events, listen = heard
+    found = kind(network, structure, source, seed=3, on_event=listen)
+    again = kind(network, structure, source, seed=3)
+    assert list(found) == [group.name for group in structure.free]
+    for group in structure.free:
+        assert found[group.name].value.shape == (group.units,)
+        assert (found[group.name].value >= 0).all()
+        assert torch.equal(found[group.name].value, again[group.name].value)
+    assert events[-1].step == events[-1].total
+    with pytest.raises(RangeError, match="at least 1"):
+        kind(network, structure, source, images=0)
+    with pytest.raises(ShapeError, match="targets"):
+        kind(network, structure, source, targets=torch.zeros(3, dtype=torch.int64))
+
+
+def test_the_weights_that_read_a_unit_say_together_what_its_gate_says(tiny):
+    network, structure, source = tiny
+    body = network.body
+    loss = F.cross_entropy(body(inputs(network, source)), source.labels)
+    named = dict(body.named_parameters())
+    slopes = torch.autograd.grad(loss, list(named.values()))
+    products = {name: tensor.detach() * slope for (name, tensor), slope in zip(named.items(), slopes, strict=True)}
+    found = gate_scores(network, structure, source, batch_size=len(source), targets=source.labels)
+    for group in structure.free:
+        together = linked_sums(group, products, roles=("consume",)).square()
+        assert torch.allclose(found[group.name].value, together.double(), rtol=1e-3, atol=1e-10)
