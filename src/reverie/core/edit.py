@@ -34,32 +34,43 @@ class Keep:
     attributes: Mapping[str, int | tuple[int, ...]] = field(default_factory=dict)
 
     def apply(self, model: nn.Module) -> None:
-        """Cut the tensors of `model` in place."""
+        """Cut the tensors of `model` in place; names of one tensor that are cut alike stay names of one tensor."""
+        done: dict[int, tuple[Tensor, Mapping[int, tuple[int, ...]], Tensor]] = {}
         for name, by_dim in self.slices.items():
             owner, _, leaf = name.rpartition(".")
             module = _module(model, owner)
             tensor = getattr(module, leaf, None)
             if not isinstance(tensor, Tensor):
                 raise ReferenceNotFound(f"the record cuts {name}, but {type(module).__name__} holds no such tensor")
-            is_parameter, needs_gradient = isinstance(tensor, nn.Parameter), tensor.requires_grad
-            with torch.no_grad():
-                for dim, indices in by_dim.items():
-                    size = tensor.shape[dim] if 0 <= dim < tensor.ndim else 0
-                    outside = [index for index in indices if not 0 <= index < size]
-                    if outside:
-                        raise ShapeError(
-                            f"the record keeps index {outside[0]} of {name} dimension {dim}, which has {size}; "
-                            "the record belongs to another network"
-                        )
-                    tensor = tensor.index_select(dim, torch.tensor(indices, dtype=torch.int64, device=tensor.device))
-                tensor = tensor.contiguous()
-            setattr(module, leaf, nn.Parameter(tensor, requires_grad=needs_gradient) if is_parameter else tensor)
+            _, kept, cut = done.get(id(tensor), (tensor, None, tensor))
+            if kept != by_dim:
+                cut = _cut(name, tensor, by_dim)
+            # The whole tensor stays alive, so that no other gets its id.
+            done[id(tensor)] = tensor, by_dim, cut
+            setattr(module, leaf, cut)
         for path, value in self.attributes.items():
             owner, _, leaf = path.rpartition(".")
             module = _module(model, owner)
             if not hasattr(module, leaf):
                 raise ReferenceNotFound(f"the record sets {path}, but {type(module).__name__} has no {leaf}")
             setattr(module, leaf, list(value) if isinstance(value, tuple) and _is_list(module, leaf) else value)
+
+
+def _cut(name: str, tensor: Tensor, by_dim: Mapping[int, tuple[int, ...]]) -> Tensor:
+    """Some rows of a tensor, as a parameter where it was one."""
+    is_parameter, needs_gradient = isinstance(tensor, nn.Parameter), tensor.requires_grad
+    with torch.no_grad():
+        for dim, indices in by_dim.items():
+            size = tensor.shape[dim] if 0 <= dim < tensor.ndim else 0
+            outside = [index for index in indices if not 0 <= index < size]
+            if outside:
+                raise ShapeError(
+                    f"the record keeps index {outside[0]} of {name} dimension {dim}, which has {size}; "
+                    "the record belongs to another network"
+                )
+            tensor = tensor.index_select(dim, torch.tensor(indices, dtype=torch.int64, device=tensor.device))
+        tensor = tensor.contiguous()
+    return nn.Parameter(tensor, requires_grad=needs_gradient) if is_parameter else tensor
 
 
 def _is_list(module: nn.Module, leaf: str) -> bool:
