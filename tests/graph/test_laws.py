@@ -48,8 +48,7 @@ def test_a_cut_is_a_mask_for_timm(name: str):
     reference, arguments, size = TIMM[name]
     net = lively(timm.create_model(reference, num_classes=10, **arguments))
     structure = assert_exact(net, torch.randn(1, 3, size, size))
-    # ConvNeXt normalizes across channels everywhere: all is frozen, all with a reason.
-    assert bool(structure.free) == (name != "convnextv2")
+    assert structure.free
     assert all(structure.frozen.values())
 
 

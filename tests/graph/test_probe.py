@@ -259,10 +259,11 @@ def test_a_slice_that_follows_widths_stays_free():
     assert [group.name for group in probe(Follows(), images()).free] == ["right"]
 
 
-def test_attention_is_frozen_and_its_perceptron_is_free():
+def test_attention_that_states_its_sizes_is_frozen_and_all_else_is_free():
     found = probe(Transformer(), images())
-    assert [group.name for group in found.free] == ["up"]
-    assert "normalizes across these units" in found.group("embed").frozen
+    assert [group.name for group in found.free] == ["embed", "up"]
+    assert "normalizes across these units" in found.group("embed").crossed
+    assert "the code states a size" in found.group("qkv[0:24%8//4]").frozen
 
 
 def test_tensors_that_nobody_reads_are_frozen():

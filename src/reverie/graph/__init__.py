@@ -2,9 +2,12 @@
 
 from reverie.graph import aten as aten
 from reverie.graph import moves as moves
+from reverie.graph import recurrent as recurrent
+from reverie.graph import sampling as sampling
 from reverie.graph.certify import certify, permute
 from reverie.graph.cut import bypass, cut
 from reverie.graph.mask import masked
+from reverie.graph.oracle import surviving
 from reverie.graph.probe import probe
 from reverie.graph.rules import RULES, Step, register_rule
 from reverie.graph.structure import Branch, Group, Layer, Slice, Structure, Width
@@ -28,4 +31,5 @@ __all__ = [
     "probe",
     "record",
     "register_rule",
+    "surviving",
 ]

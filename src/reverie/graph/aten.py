@@ -13,7 +13,7 @@ from reverie.graph.coupling import ONE, Axis
 from reverie.graph.rules import KERNEL, Step, register_rule
 from reverie.graph.trace import Value
 
-__all__ = ["elementwise"]
+__all__ = ["elementwise", "grouped", "tie"]
 
 aten = torch.ops.aten
 
@@ -23,6 +23,8 @@ Axes = tuple[Axis, ...]
 @register_rule(
     aten.add, aten._prelu_kernel, aten.copy_, aten.copy, aten.native_dropout, aten.zeros_like, aten.ones_like,
     aten.full_like, aten.empty_like, aten.zero_, aten.fill_, aten.rand_like, aten.randn_like, aten.bernoulli,
+    aten.hardswish, aten.hardswish_, aten.mish_, aten.threshold_, aten.masked_fill_, aten.floor_divide,
+    aten.log_sigmoid_forward, aten.rrelu_with_noise, aten.bernoulli_, aten.normal_, aten.uniform_,
 )  # fmt: skip
 def elementwise(step: Step) -> None:
     """Each output position depends on the same position of the inputs, with broadcasting.
@@ -66,24 +68,31 @@ def enumeration(step: Step) -> None:
 @register_rule(aten.convolution)
 def convolution(step: Step) -> None:
     """With G groups the input axis is G x i and the output axis G x o, in data and weight; the sum runs over i."""
-    data, weight = step["input"], step["weight"]
+    outgoing = grouped(step, step["input"], step["weight"], step["groups"], transposed=step["transposed"])
+    tie(step, "bias", outgoing)
+    batch = step.axes(step["input"])[0]
+    step.emit((batch, outgoing, *(step.fixed(n) for n in step.call.outputs[0].shape[2:])))
+
+
+def grouped(step: Step, data: Value, weight: Value, count: int, *, transposed: bool = False) -> Axis:
+    """Couple the weight of a convolution with its input, note the layer, and give its output channels."""
     first, second, *kernel = step.axes(weight)
-    groups = step.coupling.atom(step["groups"])
-    inner = step.coupling.atom(step.coupling.size(first) // step["groups"])
+    groups = step.coupling.atom(count)
+    inner = step.coupling.atom(step.coupling.size(first) // count)
     step.couple(first, step.coupling.product(groups, inner))
-    summed, made = (inner, second) if step["transposed"] else (second, inner)
+    summed, made = (inner, second) if transposed else (second, inner)
     incoming, outgoing = step.coupling.product(groups, summed), step.coupling.product(groups, made)
     step.couple(step.axes(data)[1], incoming)
-    _tie(step, "bias", outgoing)
-    step.consume(first if step["transposed"] else second)
+    step.consume(first if transposed else second)
     for axis in kernel:
         step.coupling.freeze(axis, KERNEL)
     step.attribute(incoming, "in_channels")
     step.attribute(outgoing, "out_channels")
     # Fixed filters per channel, as for anti-aliasing, state their groups as a number of channels.
     step.attribute(groups, "groups", "channels")
-    step.emit((step.axes(data)[0], outgoing, *(step.fixed(n) for n in step.call.outputs[0].shape[2:])))
-    step.layer("conv", weight, data, incoming, outgoing, groups)
+    if "stride" in step.call.arguments:
+        step.layer("conv", weight, data, incoming, outgoing, groups)
+    return outgoing
 
 
 @register_rule(aten.mm, aten.addmm, aten.bmm, aten.baddbmm)
@@ -112,7 +121,7 @@ def linear(step: Step) -> None:
     *rows, inner = step.axes(step["input"])
     step.couple(inner, incoming)
     step.consume(incoming)
-    _tie(step, "bias", outgoing)
+    tie(step, "bias", outgoing)
     step.emit((*rows, outgoing))
     _linear_layer(step, step["weight"], step["input"], incoming, outgoing)
 
@@ -125,17 +134,53 @@ def batch_norm(step: Step) -> None:
     """Channel by channel; with statistics of the batch, all other axes are mixed."""
     axes = step.axes(step["input"])
     for name in ("weight", "bias", "running_mean", "running_var"):
-        _tie(step, name, axes[1])
+        tie(step, name, axes[1])
     if step.call.arguments.get("training", False):
         for axis in (axes[0], *axes[2:]):
-            step.freeze(axis, "takes statistics over this axis")
+            step.cross(axis, "takes statistics over these units")
     step.attribute(axes[1], "num_features")
     step.emit((axes[0], axes[1], *axes[2:]))
 
 
+@register_rule(aten.mv, aten.dot, aten.vdot)
+def vector_product(step: Step) -> None:
+    """(..., k) times (k): k is summed."""
+    *rows, inner = step.axes(step.call.inputs[0])
+    (other,) = step.axes(step.call.inputs[1])
+    step.couple(inner, other)
+    step.consume(other, inner)
+    step.emit(tuple(rows))
+
+
+@register_rule(aten._weight_norm_interface, aten._weight_norm)
+def weight_norm(step: Step) -> None:
+    """A weight is divided by its norm over all axes but one, and scaled along that one."""
+    axes, scale = step.axes(step["v"]), step.axes(step["g"])
+    for dim, axis in enumerate(axes):
+        if dim == step["dim"] % len(axes):
+            step.couple(axis, scale[dim])
+        else:
+            step.cross(axis, "normalizes across these units")
+    step.emit(axes, scale)
+
+
+@register_rule(aten._fused_rms_norm)
+def rms_norm(step: Step) -> None:
+    """Root mean square over the last axes."""
+    axes = step.axes(step["input"])
+    normalized = axes[-len(step["normalized_shape"]) :]
+    weight = _optional(step, "weight")
+    for axis, other in zip(step.axes(weight) if weight else (), normalized, strict=weight is not None):
+        step.couple(axis, other)
+    for axis in normalized:
+        step.cross(axis, "normalizes across these units")
+        step.attribute(axis, "normalized_shape")
+    step.emit(axes)
+
+
 @register_rule(aten.native_layer_norm)
 def layer_norm(step: Step) -> None:
-    """Statistics over the last axes: taking a unit away would change all others."""
+    """Statistics over the last axes: taking a unit away changes all others."""
     axes = step.axes(step["input"])
     normalized = axes[-len(step["normalized_shape"]) :]
     for name in ("weight", "bias"):
@@ -143,7 +188,8 @@ def layer_norm(step: Step) -> None:
         for axis, other in zip(step.axes(vector) if vector else (), normalized, strict=vector is not None):
             step.couple(axis, other)
     for axis in normalized:
-        step.freeze(axis, "normalizes across these units")
+        step.cross(axis, "normalizes across these units")
+        step.attribute(axis, "normalized_shape")
     step.emit(axes)
 
 
@@ -155,8 +201,8 @@ def group_norm(step: Step) -> None:
     members = step.coupling.atom(step["C"] // step["group"])
     step.couple(axes[1], step.coupling.product(groups, members))
     for name in ("weight", "bias"):
-        _tie(step, name, axes[1])
-    step.freeze(members, "normalizes across these units")
+        tie(step, name, axes[1])
+    step.cross(members, "normalizes across these units")
     step.attribute(axes[1], "num_channels")
     step.attribute(groups, "num_groups")
     step.emit((axes[0], axes[1], *axes[2:]))
@@ -182,28 +228,43 @@ def spatial(step: Step) -> None:
 
 @register_rule(
     aten.mean, aten.sum, aten.amax, aten.amin, aten.max, aten.min, aten.var, aten.std, aten.var_mean, aten.prod,
-    aten.logsumexp, aten.linalg_vector_norm, aten.argmax, aten.argmin, aten.any, aten.all, aten.norm,
+    aten.logsumexp, aten.linalg_vector_norm, aten.any, aten.all, aten.norm,
 )  # fmt: skip
 def reduction(step: Step) -> None:
-    """One number per position of the other axes; the reduced axes cannot change."""
+    """One number per position of the other axes, computed over all positions of the reduced ones."""
     if len(step.call.inputs) > 1:
         elementwise(step)
         return
     axes = step.axes(step.call.inputs[0])
     reduced = _dims(step, len(axes))
     for dim in reduced:
-        step.freeze(axes[dim], "reduces over these units")
+        step.cross(axes[dim], "reduces over these units")
     keep = len(step.call.outputs[0].shape) == len(axes)
     left = [ONE if dim in reduced else axis for dim, axis in enumerate(axes) if keep or dim not in reduced]
     step.emit(*[tuple(left)] * len(step.call.outputs))
 
 
-@register_rule(
-    aten._softmax, aten._safe_softmax, aten._log_softmax, aten.softmax, aten.log_softmax, aten.cumsum, aten.sort,
-    aten.flip, aten.cumprod,
-)  # fmt: skip
+@register_rule(aten._softmax, aten._safe_softmax, aten._log_softmax, aten.softmax, aten.log_softmax)
+def softmax(step: Step) -> None:
+    """Each position of `dim` is divided by a sum over all of them."""
+    axes = step.axes(step.call.inputs[0])
+    step.cross(axes[step["dim"]], "normalizes across these units")
+    step.emit(axes)
+
+
+@register_rule(aten.argmax, aten.argmin)
+def numbering(step: Step) -> None:
+    """The number of a position: it means something else when positions go."""
+    axes = step.axes(step.call.inputs[0])
+    found = _dims(step, len(axes))
+    _freeze_dims(step, axes, found, "numbers these units")
+    keep = len(step.call.outputs[0].shape) == len(axes)
+    step.emit(tuple(ONE if dim in found else axis for dim, axis in enumerate(axes) if keep or dim not in found))
+
+
+@register_rule(aten.cumsum, aten.sort, aten.flip, aten.cumprod)
 def along(step: Step) -> None:
-    """Positions along `dim` depend on each other; all other axes pass."""
+    """Positions along `dim` depend on their order; all other axes pass."""
     axes = step.axes(step.call.inputs[0])
     _freeze_dims(step, axes, step["dims"] if "dims" in step.call.arguments else step["dim"], "mixes these units")
     step.emit(*[axes] * len(step.call.outputs))
@@ -222,7 +283,7 @@ def _optional(step: Step, name: str) -> Value | None:
     return found if isinstance(found, Value) else None
 
 
-def _tie(step: Step, name: str, axis: Axis) -> None:
+def tie(step: Step, name: str, axis: Axis) -> None:
     """Couple the only axis of an optional vector argument, such as a bias."""
     vector = _optional(step, name)
     if vector is not None:

@@ -8,6 +8,7 @@ the identity must leave the network's output as it is.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from reverie.core.rng import generator
 from reverie.graph.numeric import distance, outputs, randomized
 from reverie.graph.rules import Analysis
 from reverie.graph.structure import Branch, Structure
-from reverie.graph.trace import Call, ModuleCall, Trace, Value
+from reverie.graph.trace import Call, Example, ModuleCall, Trace, Value, positional
 
 __all__ = ["find_branches"]
 
@@ -26,7 +27,7 @@ _TOLERANCE = 1e-6
 
 
 def find_branches(
-    model: nn.Module, example: Tensor, trace: Trace, analysis: Analysis, structure: Structure
+    model: nn.Module, example: Example, trace: Trace, analysis: Analysis, structure: Structure
 ) -> tuple[Branch, ...]:
     """The residual blocks that are proven to be the identity when silenced, in the order of the forward pass."""
     candidates = _candidates(trace, analysis)
@@ -126,14 +127,14 @@ def _op(call: Call) -> str:
     return str(call.op.overloadpacket.__name__).rstrip("_")
 
 
-def _prove(model: nn.Module, example: Tensor, candidates: Mapping[str, Sequence[str]]) -> list[str]:
+def _prove(model: nn.Module, example: Example, candidates: Mapping[str, Sequence[str]]) -> list[str]:
     # Single precision is enough: x + 0 is x bit for bit, and nothing less is accepted.
     silent = randomized(model, seed=_SEED, dtype=torch.float32)
     tensors = dict(silent.named_parameters())
     with torch.no_grad():
         for name in {name for names in candidates.values() for name in names if name in tensors}:
             tensors[name].zero_()
-    example = torch.randn(example[:1].shape, generator=generator(_SEED, "example")).to(example.device)
+    example = tuple(_one(value, index) for index, value in enumerate(positional(example)))
     identical: dict[str, bool] = {}
     with _watching(silent, candidates, identical):
         wanted = outputs(silent, example)
@@ -144,6 +145,16 @@ def _prove(model: nn.Module, example: Tensor, candidates: Mapping[str, Sequence[
         return distance(outputs(bypassed, example), wanted) <= _TOLERANCE
 
     return proven if not proven or same(proven) else [module for module in proven if same([module])]
+
+
+def _one(value: Any, index: int) -> Any:  # noqa: ANN401  any positional argument
+    """A single example, with random numbers for its own where they are no numbers of classes."""
+    if not isinstance(value, Tensor) or not value.ndim:
+        return value
+    if not value.is_floating_point():
+        return value[:1]
+    names = ("example", index) if index else ("example",)
+    return torch.randn(value[:1].shape, generator=generator(_SEED, *names)).to(value.device)
 
 
 @contextmanager

@@ -5,25 +5,31 @@ Three checks, in float64, with random parameters and statistics:
 1. Permutation: put the units of every group into another order, in all its slices. The output must stay. A slice that
    is missing, shifted or of another group moves it.
 2. Sensitivity: the output must depend on what makes the units and on what sums over them, or check 1 proves nothing.
-3. Trial cut: the network without some units of every group must equal the masked network.
+3. Trial cut: the network without some units of every group must equal its reference at full width: the masked network
+   where zeroing is removing, and the survivors' answer where an operation runs across the units.
 
-Cost: one pass with gradient and six without where all is right; about 2 log2(groups) more for each group that fails.
+Cost: one pass with gradient and ten without where all is right; about 2 log2(groups) more for each group that fails.
 
 Sources: the permutation symmetry of hidden units, Hecht-Nielsen 1990, doi:10.1016/B978-0-444-88400-8.50019-4.
 """
 
+import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from reverie.core.edit import Keep, Record, replay
+from reverie.core.errors import UnsupportedOp
 from reverie.core.rng import derive_seed, generator, preserved_rng
 from reverie.graph.cut import cut
 from reverie.graph.mask import masked
-from reverie.graph.numeric import distance, outputs, randomized, settle
+from reverie.graph.numeric import distance, floats, outputs, randomized, settle
+from reverie.graph.oracle import surviving
 from reverie.graph.structure import Group, Role, Structure
+from reverie.graph.trace import Example, positional
 
 __all__ = ["TOLERANCE", "certify", "permute"]
 
@@ -33,13 +39,13 @@ TOLERANCE = 1e-9
 """Largest difference between two outputs that are to be equal, relative to the largest output, in float64."""
 
 
-def certify(model: nn.Module, structure: Structure, example: Tensor, *, seed: int = 0) -> Structure:
+def certify(model: nn.Module, structure: Structure, example: Example, *, seed: int = 0) -> Structure:
     """The same structure with every group frozen that does not pass; see the module's text for the checks.
 
     Args:
         model: The network that was probed; untouched.
         structure: From `probe`.
-        example: A batch the network accepts.
+        example: A batch the network accepts, or a tuple of its positional arguments.
         seed: Of the random parameters, permutations and units.
 
     Raises:
@@ -61,18 +67,33 @@ def certify(model: nn.Module, structure: Structure, example: Tensor, *, seed: in
         orders = {group.name: _order(group, seed) for group in groups}
         return _within(lambda: outputs(permute(subject, structure, orders), batch), wanted)
 
-    def cuts(groups: Sequence[Group]) -> bool:
+    def masks(groups: Sequence[Group]) -> bool:
         kept = {group.name: _some(group, seed) for group in groups}
         reference = outputs(masked(subject, structure, kept), batch)
         return _within(lambda: outputs(cut(subject, structure, kept)[0], batch), reference)
 
+    def survives(groups: Sequence[Group]) -> bool:
+        if not any(group.crossed for group in groups):
+            return True
+        kept = {group.name: _some(group, seed) for group in groups}
+        small, record = cut(subject, structure, kept)
+        try:
+            reference = floats(surviving(subject, record, *positional(batch)))
+        except UnsupportedOp:
+            return False
+        return _within(lambda: outputs(small, batch), reference)
+
     idle = _idle(model, structure.free, example, seed)
     reasons = dict.fromkeys(idle, "not certified: the output does not depend on these units")
     left = [group for group in structure.free if group.name not in reasons]
-    for holds, reason in ((permutes, "the output moves when its units change places"), (cuts, "a cut is no mask")):
-        failed = _failing(left, holds)
+    plain = [group for group in left if not group.crossed]
+    for groups, holds, reason in (
+        (left, permutes, "the output moves when its units change places"),
+        (plain, masks, "a cut is no mask"),
+        (left, survives, "a cut does not answer as the units that survive do"),
+    ):
+        failed = _failing([group for group in groups if group.name not in reasons], holds)
         reasons.update(dict.fromkeys(failed, f"not certified: {reason}"))
-        left = [group for group in left if group.name not in failed]
     return structure.freezing(reasons)
 
 
@@ -116,7 +137,8 @@ def _some(group: Group, seed: int) -> list[int]:
     """About half of the units, at least one, not the same number in every group."""
     rng = generator(seed, "some", group.name)
     count = int(torch.randint(max(1, group.units // 3), max(2, group.units * 2 // 3 + 1), (), generator=rng))
-    return sorted(torch.randperm(group.units, generator=rng).tolist()[: min(count, group.units - 1)])
+    legal = min(group.counts[1:] or group.counts, key=lambda one: abs(one - count))
+    return sorted(torch.randperm(group.units, generator=rng).tolist()[:legal])
 
 
 def _within(run: Callable[[], list[Tensor]], wanted: list[Tensor]) -> bool:
@@ -145,7 +167,7 @@ def _failing(groups: Sequence[Group], holds: Callable[[Sequence[Group]], bool]) 
     return failed
 
 
-def _idle(model: nn.Module, groups: Sequence[Group], example: Tensor, seed: int) -> list[str]:
+def _idle(model: nn.Module, groups: Sequence[Group], example: Example, seed: int) -> list[str]:
     """Groups of which the output's gradient sees no unit, on the producing or on the consuming side.
 
     Few units may all be silent by chance, behind a ReLU for instance, so idle groups get other random parameters.
@@ -159,14 +181,34 @@ def _idle(model: nn.Module, groups: Sequence[Group], example: Tensor, seed: int)
         idle = [
             group for group in idle if not (_felt(group, "produce", gradients) and _felt(group, "consume", gradients))
         ]
-    return [group.name for group in idle]
+    return [group.name for group in idle if not _moves(model, group, example, seed)]
 
 
-def _gradients(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
+def _moves(model: nn.Module, group: Group, example: Example, seed: int) -> bool:
+    """Whether the output changes when what makes the units does; steps, as in spiking networks, have no gradient."""
+    batch = _noise(example, seed)
+    subject = _subject(model, batch, seed)
+    before = outputs(subject, batch)
+    tensors = {**dict(subject.named_parameters()), **dict(subject.named_buffers())}
+    for role in ("produce", "consume"):
+        parts = [part for part in group.slices if part.role == role]
+        changed = copy.deepcopy(tensors)
+        for part in parts:
+            rows = torch.tensor(part.rows(range(part.units)), device=changed[part.tensor].device)
+            changed[part.tensor].detach().index_fill_(part.dim, rows, 0)
+        with torch.no_grad(), preserved_rng():
+            after = floats(torch.func.functional_call(subject, changed, positional(batch)))
+        if parts and distance(after, before) <= TOLERANCE:
+            return False
+    return True
+
+
+def _gradients(model: nn.Module, example: Example) -> dict[str, Tensor]:
     """Parameter -> gradient of a random mixture of the outputs, where it has one."""
     parameters = {name: parameter.requires_grad_() for name, parameter in model.named_parameters()}
     with preserved_rng(), torch.enable_grad():
-        found = [leaf for leaf in tree_leaves(model(example)) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        answer = model(*positional(example))
+        found = [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor) and leaf.requires_grad]
         mixed = [
             (one * torch.randn(one.shape, generator=generator(0, "mix"), dtype=one.dtype).to(one.device)).sum()
             for one in found
@@ -176,8 +218,12 @@ def _gradients(model: nn.Module, example: Tensor) -> dict[str, Tensor]:
 
 
 def _felt(group: Group, role: Role, gradients: Mapping[str, Tensor]) -> bool:
-    for part in group.slices:
-        gradient = gradients.get(part.tensor) if part.role == role else None
+    parts = [part for part in group.slices if part.role == role]
+    # Units that only computed weights sum over, as in attention, are consumed by no parameter.
+    if not parts and role == "consume" and group.crossed:
+        return True
+    for part in parts:
+        gradient = gradients.get(part.tensor)
         if gradient is not None:
             rows = torch.tensor(part.rows(range(part.units)), device=gradient.device)
             if bool(gradient.index_select(part.dim, rows).any()):
@@ -185,11 +231,20 @@ def _felt(group: Group, role: Role, gradients: Mapping[str, Tensor]) -> bool:
     return False
 
 
-def _subject(model: nn.Module, batch: Tensor, seed: int) -> nn.Module:
+def _subject(model: nn.Module, batch: Example, seed: int) -> nn.Module:
     subject = randomized(model, seed=seed, dtype=torch.float64)
     settle(subject, batch)
     return subject
 
 
-def _noise(example: Tensor, seed: int) -> Tensor:
-    return torch.randn(example.shape, generator=generator(seed, "noise"), dtype=torch.float64).to(example.device)
+def _noise(example: Example, seed: int) -> Example:
+    """The example with random numbers in float64 for its own; whole numbers, which may be classes, stay."""
+    drawn = tuple(_drawn(one, seed, index) for index, one in enumerate(positional(example)))
+    return drawn if isinstance(example, tuple) else drawn[0]
+
+
+def _drawn(value: Any, seed: int, index: int) -> Any:  # noqa: ANN401  any positional argument
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    names = ("noise", index) if index else ("noise",)
+    return torch.randn(value.shape, generator=generator(seed, *names), dtype=torch.float64).to(value.device)

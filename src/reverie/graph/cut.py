@@ -4,7 +4,7 @@ The edit is applied by replaying its own record, so the two cannot differ. Tenso
 attributes that were found to state a size are rewritten.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from torch import nn
@@ -101,7 +101,7 @@ def check_kept(model: nn.Module, structure: Structure, kept: Mapping[str, Sequen
 def keep_units(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int]]) -> Keep:
     """The edit that keeps some units, as data; `kept` was checked."""
     removed: dict[tuple[str, int], set[int]] = {}
-    attributes: dict[str, set[int]] = {}
+    attributes: dict[tuple[str, int], set[int]] = {}
     for name, indices in kept.items():
         group = structure.group(name)
         gone = sorted(set(range(group.units)) - set(indices))
@@ -109,7 +109,7 @@ def keep_units(model: nn.Module, structure: Structure, kept: Mapping[str, Sequen
             for tensor in (part.tensor, *structure.aliases.get(part.tensor, ())):
                 removed.setdefault((tensor, part.dim), set()).update(part.rows(gone))
         for part in group.attributes:
-            attributes.setdefault(part.tensor, set()).update(part.rows(gone))
+            attributes.setdefault((part.tensor, part.dim), set()).update(part.rows(gone))
     slices: dict[str, dict[int, tuple[int, ...]]] = {}
     shapes = {
         name: shape
@@ -119,13 +119,20 @@ def keep_units(model: nn.Module, structure: Structure, kept: Mapping[str, Sequen
     for (tensor, dim), rows in removed.items():
         left = tuple(row for row in range(shapes[tensor][dim]) if row not in rows)
         slices.setdefault(tensor, {})[dim] = left
-    sizes = {path: _attribute(model, path) - len(rows) for path, rows in attributes.items()}
-    return Keep(slices, sizes)
+    return Keep(slices, _sizes(model, attributes))
 
 
-def _attribute(model: nn.Module, path: str) -> int:
-    owner, _, leaf = path.rpartition(".")
-    return int(getattr(model.get_submodule(owner), leaf))
+def _sizes(model: nn.Module, removed: Mapping[tuple[str, int], Collection[int]]) -> dict[str, int | tuple[int, ...]]:
+    """New values of attributes from which rows were taken."""
+    left: dict[str, int | tuple[int, ...]] = {}
+    for (path, index), rows in removed.items():
+        owner, _, leaf = path.rpartition(".")
+        now = left[path] if path in left else getattr(model.get_submodule(owner), leaf)
+        if isinstance(now, int):
+            left[path] = now - len(rows)
+        else:
+            left[path] = tuple(size - len(rows) if place == index else size for place, size in enumerate(now))
+    return left
 
 
 def _check_shapes(model: nn.Module, structure: Structure, groups: Iterable[Group]) -> None:

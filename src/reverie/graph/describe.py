@@ -1,6 +1,7 @@
 """From axes to plain data: name the groups, list their slices, and describe the layers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, Literal
 
@@ -24,8 +25,9 @@ def describe(trace: Trace, analysis: Analysis) -> tuple[Structure, dict[str, int
     names = [_layer_name(note, analysis) for note in analysis.layers]
     members = _members(trace, analysis, names)
     group_names = _group_names(analysis, names, members)
+    crossed = _crossed(analysis)
     groups = tuple(
-        _group(group_names[atom], analysis.coupling.reason(atom), slices, attributes)
+        _group(group_names[atom], analysis.coupling.reason(atom), slices, attributes, crossed.get(atom))
         for atom, (slices, attributes) in members.items()
     )
     widths = _Widths(analysis, group_names)
@@ -69,25 +71,51 @@ def _members(trace: Trace, analysis: Analysis, names: Sequence[str]) -> dict[int
                 role: Role = "follow"
                 if (name, dim) in analysis.consumed:
                     role = "consume"
-                elif place.atom in made.get(owner, ()):
+                elif (name, dim) in analysis.produced or place.atom in made.get(owner, ()):
                     role = "produce"
                 members.setdefault(place.atom, ([], []))[0].append(_slice(analysis, name, dim, place, role))
-    for path, axis in analysis.attributes.items():
+    for (path, index), axis in analysis.attributes.items():
         for place in coupling.places(axis):
             if place.atom in members:
-                members[place.atom][1].append(_slice(analysis, path, 0, place, "follow"))
+                members[place.atom][1].append(_slice(analysis, path, index, place, "follow"))
+    crossed = _crossed(analysis)
     for atom, (slices, _) in members.items():
-        _freeze_unproven(analysis, atom, slices)
+        if not any(part.role == "produce" for part in slices):
+            slices[:] = _stored(trace, slices)
+        _freeze_unproven(analysis, atom, slices, is_crossed=atom in crossed)
     return members
 
 
-def _freeze_unproven(analysis: Analysis, atom: int, slices: Sequence[Slice]) -> None:
+def _crossed(analysis: Analysis) -> dict[int, str]:
+    """Atom -> the first operation that runs across its units."""
+    found: dict[int, str] = {}
+    for axis, reason in analysis.crossed:
+        for atom in analysis.coupling.atoms(axis):
+            found.setdefault(atom, reason)
+    return found
+
+
+def _stored(trace: Trace, slices: Sequence[Slice]) -> list[Slice]:
+    """Slices of units that no layer makes: where they are stored as such, like learned tokens, that is what makes them.
+
+    Vectors do not count: a bias or a scale has no meaning without what it is added to.
+    """
+    parameters = dict(trace.model.named_parameters())
+    return [
+        replace(part, role="produce")
+        if part.role == "follow" and part.tensor in parameters and len(trace.tensors[part.tensor].shape) > 1
+        else part
+        for part in slices
+    ]
+
+
+def _freeze_unproven(analysis: Analysis, atom: int, slices: Sequence[Slice], *, is_crossed: bool) -> None:
     axis: Axis = ((atom,),)
     if slices[0].units == 1:
         analysis.coupling.freeze(axis, "a single unit")
     elif not any(part.role == "produce" for part in slices):
         analysis.coupling.freeze(axis, "no layer makes these units")
-    elif not any(part.role == "consume" for part in slices):
+    elif not any(part.role == "consume" for part in slices) and not is_crossed:
         analysis.coupling.freeze(axis, "no layer sums over these units, so nothing shows what they are worth")
 
 
@@ -96,13 +124,24 @@ def _slice(analysis: Analysis, tensor: str, dim: int, place: Place, role: Role) 
     return Slice(tensor, dim, units, place.offset, place.block, place.outer, role)
 
 
-def _group(name: str, frozen: str | None, slices: Sequence[Slice], attributes: Sequence[Slice]) -> Group:
+def _group(
+    name: str, frozen: str | None, slices: Sequence[Slice], attributes: Sequence[Slice], crossed: str | None
+) -> Group:
     def owners(role: Role) -> tuple[str, ...]:
         return tuple(
             dict.fromkeys(part.tensor.rpartition(".")[0] or part.tensor for part in slices if part.role == role)
         )
 
-    return Group(name, slices[0].units, tuple(slices), tuple(attributes), owners("produce"), owners("consume"), frozen)
+    return Group(
+        name,
+        slices[0].units,
+        tuple(slices),
+        tuple(attributes),
+        owners("produce"),
+        owners("consume"),
+        frozen,
+        crossed=crossed,
+    )
 
 
 def _group_names(

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from reverie.core.errors import RangeError
 from reverie.graph.cut import check_kept
 from reverie.graph.structure import Structure
 
@@ -27,7 +28,8 @@ def masked(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[i
 
     Raises:
         ReferenceNotFound: A group does not exist.
-        RangeError: A group is frozen, or indices are empty, repeated or out of range.
+        RangeError: A group is frozen, or indices are empty, repeated or out of range; or an operation runs across the
+            units, such as a normalization, so that silent units still count: `surviving` has the reference.
         ShapeError: The structure belongs to a network of other widths.
 
     Example:
@@ -37,6 +39,12 @@ def masked(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[i
         tensor([0., 0.], grad_fn=<SelectBackward0>)
     """
     kept = check_kept(model, structure, kept)
+    crossed = next((name for name in kept if structure.group(name).crossed), None)
+    if crossed is not None:
+        raise RangeError(
+            f"no mask removes units of {crossed}: {structure.group(crossed).crossed}. "
+            "Compare with `surviving(model, record, example)` instead."
+        )
     silent = copy.deepcopy(model)
     with torch.no_grad():
         for name, indices in kept.items():

@@ -8,7 +8,7 @@ import math
 import torch
 
 from reverie.graph.coupling import ONE, Axis
-from reverie.graph.rules import Step, register_rule
+from reverie.graph.rules import POSITION, Step, register_rule
 
 __all__: list[str] = []
 
@@ -117,7 +117,7 @@ def stack(step: Step) -> None:
     step.emit(tuple(axes))
 
 
-@register_rule(aten.split)
+@register_rule(aten.split, aten.unsafe_split)
 def split_equal(step: Step) -> None:
     """Parts of one size: the axis is parts x members, so every part loses the same members.
 
@@ -137,7 +137,7 @@ def split_equal(step: Step) -> None:
     step.emit_moved(*[(*axes[:dim], part, *axes[dim + 1 :])] * len(sizes))
 
 
-@register_rule(aten.split_with_sizes)
+@register_rule(aten.split_with_sizes, aten.unsafe_split_with_sizes)
 def split_with_sizes(step: Step) -> None:
     """Neighboring segments."""
     _split_at(step, step["dim"] % len(step["self"].shape), step["split_sizes"])
@@ -164,12 +164,23 @@ def slice_(step: Step) -> None:
     axes = list(step.axes(data))
     if size[dim] != data.shape[dim]:
         before = segment_start(step["start"], data.shape[dim])
+        if step["step"] > 1 and step["step"] * size[dim] == data.shape[dim]:
+            axes[dim] = _every(step, axes[dim], size[dim])
+            step.emit_moved(tuple(axes))
+            return
         tail = step.coupling.split(axes[dim], before) if step["step"] == 1 else None
         segment = step.coupling.split(tail[1], size[dim]) if tail else None
         if segment is None:
             step.freeze(axes[dim], "takes positions that are no segment of units")
         axes[dim] = segment[0] if segment else step.fixed(size[dim])
     step.emit_moved(tuple(axes))
+
+
+def _every(step: Step, axis: Axis, count: int) -> Axis:
+    """The axis of which every n-th position is taken: it is `count` x n, so the n neighbors go together."""
+    kept = step.coupling.atom(count)
+    step.couple(axis, step.coupling.product(kept, step.fixed(step.coupling.size(axis) // count)))
+    return kept
 
 
 def segment_start(start: int | None, size: int) -> int:
@@ -181,16 +192,77 @@ def segment_start(start: int | None, size: int) -> int:
 def select(step: Step) -> None:
     """One position of an axis."""
     axes = list(step.axes(step["self"]))
-    step.freeze(axes.pop(step["dim"] % len(axes)), "selects one position by number")
+    _place(step, axes.pop(step["dim"] % len(axes)), "selects one position by number")
     step.emit_moved(tuple(axes))
+
+
+def _place(step: Step, axis: Axis, why: str) -> None:
+    """Freeze what is read by number. A factor of an axis, such as the three of queries, keys, values, is no unit."""
+    if axis in (ONE, ()):
+        return
+    if step.names_parameter(axis):
+        step.freeze(axis, why)
+    else:
+        step.coupling.freeze(axis, POSITION)
 
 
 @register_rule(aten.unbind)
 def unbind(step: Step) -> None:
     """Every position of an axis by itself."""
     axes = list(step.axes(step["self"]))
-    step.freeze(axes.pop(step["dim"] % len(axes)), "takes the positions apart")
+    _place(step, axes.pop(step["dim"] % len(axes)), "takes the positions apart")
     step.emit_moved(*[tuple(axes)] * len(step.call.outputs))
+
+
+@register_rule(aten.index, aten._unsafe_index)
+def index(step: Step) -> None:
+    """Positions that a table of numbers states, along one axis or several; what they were taken from must stay."""
+    data, given = step["self"], list(step["indices"])
+    axes = list(step.axes(data))
+    indexed = [dim for dim, table in enumerate(given) if table is not None]
+    for dim in indexed:
+        step.freeze(axes[dim], "is read at positions that a table states")
+    looked_up = len(step.call.outputs[0].shape) - (len(axes) - len(indexed))
+    made = [step.fixed(size) for size in torch.broadcast_shapes(*(given[dim].shape for dim in indexed))]
+    if len(made) != looked_up:
+        step.emit(tuple(step.fixed(size) for size in step.call.outputs[0].shape))
+        return
+    adjacent = indexed[-1] - indexed[0] + 1 == len(indexed)
+    at = indexed[0] if adjacent else 0
+    rest = [axis for dim, axis in enumerate(axes) if dim not in indexed]
+    step.emit((*rest[:at], *made, *rest[at:]))
+
+
+@register_rule(aten.index_select)
+def index_select(step: Step) -> None:
+    """Positions of one axis that a table states."""
+    axes = list(step.axes(step["self"]))
+    dim = step["dim"] % len(axes)
+    step.freeze(axes[dim], "is read at positions that a table states")
+    axes[dim] = step.fixed(step.call.outputs[0].shape[dim])
+    step.emit(tuple(axes))
+
+
+@register_rule(aten.gather)
+def gather(step: Step) -> None:
+    """Positions of one axis that a table of the output's shape states."""
+    axes, table = step.axes(step["self"]), step.axes(step["index"])
+    dim = step["dim"] % len(axes)
+    step.freeze(axes[dim], "is read at positions that a table states")
+    for index, (one, other) in enumerate(zip(axes, table, strict=True)):
+        if index != dim and step.coupling.size(one) == step.coupling.size(other):
+            step.couple(one, other)
+    step.emit(table)
+
+
+@register_rule(aten.embedding)
+def embedding(step: Step) -> None:
+    """One row of a table for each number."""
+    entries, width = step.axes(step["weight"])
+    step.freeze(entries, "is read at positions that the input states")
+    step.produce(width)
+    step.attribute(width, "embedding_dim")
+    step.emit((*step.axes(step["indices"]), width))
 
 
 @register_rule(aten.constant_pad_nd)

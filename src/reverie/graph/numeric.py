@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from reverie.core.rng import generator, preserved_rng
+from reverie.graph.trace import Example, positional
 
-__all__ = ["distance", "outputs", "randomized", "settle"]
+__all__ = ["distance", "floats", "outputs", "randomized", "settle"]
 
 _SMALL = 1e-6
+_LEAST = 0.1
+"""Of the mean variance of all channels, what a channel's variance is taken to be at least."""
 
 
 def randomized(model: nn.Module, *, seed: int, dtype: torch.dtype) -> nn.Module:
@@ -40,7 +43,7 @@ def randomized(model: nn.Module, *, seed: int, dtype: torch.dtype) -> nn.Module:
     return fresh
 
 
-def settle(model: nn.Module, example: Tensor) -> None:
+def settle(model: nn.Module, example: Example) -> None:
     """Bring, in place, the random running statistics of batch normalization to the scale of its input on `example`.
 
     Without it activations grow with depth until gates saturate and differences drown.
@@ -51,7 +54,8 @@ def settle(model: nn.Module, example: Tensor) -> None:
         if isinstance(mean, Tensor) and isinstance(variance, Tensor):
             others = [dim for dim in range(args[0].ndim) if dim != 1]
             found = args[0].var(others, correction=0)
-            # One position per channel has no variance to go by.
+            # One position per channel has no variance to go by, and few may agree by chance.
+            found = found.clamp_min(_LEAST * float(found.mean()))
             variance.mul_(torch.where(found > _SMALL, found, 1.0))
             mean.add_(args[0].mean(others))
 
@@ -64,10 +68,15 @@ def settle(model: nn.Module, example: Tensor) -> None:
             handle.remove()
 
 
-def outputs(model: nn.Module, example: Tensor) -> list[Tensor]:
+def outputs(model: nn.Module, example: Example) -> list[Tensor]:
     """The floating-point tensors that a network returns, without gradient and without touching the random state."""
     with torch.no_grad(), preserved_rng():
-        return [leaf for leaf in tree_leaves(model(example)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        return floats(model(*positional(example)))
+
+
+def floats(answer: object) -> list[Tensor]:
+    """The floating-point tensors in what a network returned."""
+    return [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
 def distance(found: list[Tensor], wanted: list[Tensor]) -> float:

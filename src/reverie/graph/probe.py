@@ -5,23 +5,23 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reverie.graph.branches import find_branches
 from reverie.graph.describe import describe
 from reverie.graph.rehearse import rehearse
 from reverie.graph.rules import RULES, Rule, analyze
 from reverie.graph.structure import Structure
-from reverie.graph.trace import record
+from reverie.graph.trace import Example, record
 
 __all__ = ["probe"]
 
 
 def probe(
     model: nn.Module,
-    example: Tensor,
+    example: Example,
     *,
-    rules: "Mapping[torch._ops.OpOverloadPacket[..., Any], Rule]" = RULES,
+    rules: "Mapping[torch._ops.OpOverloadPacket[..., Any] | str, Rule]" = RULES,
 ) -> Structure:
     """Groups, layers and branches of a network.
 
@@ -30,8 +30,9 @@ def probe(
     frozen and says why. The model is untouched.
 
     Args:
-        model: Any module that takes one tensor.
-        example: A batch that it accepts, of at least one example; its values matter only to the proof of branches.
+        model: Any module.
+        example: A batch that it accepts, of at least one example, or a tuple of its positional arguments; the values of
+            tensors are not read.
         rules: Operation -> rule; see `register_rule`.
 
     Raises:

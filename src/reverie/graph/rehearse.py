@@ -1,35 +1,45 @@
-"""Cut a fake copy, run it, and see whether the network's code follows.
+"""Cut a copy without data, run it, and see whether the network's code follows.
 
-Rules say how axes couple; they cannot see that a forward pass states a width as a number, as in `x.view(n, 64)` or
-`x[:, 32:]`. So every free group loses some units on a fake copy, the pass is recorded again, and each operation must
-yield the shape that the algebra predicts. Where one does not, the axis it concerns is frozen and the rehearsal starts
-again. A pass over fake tensors costs a fraction of a second.
+Rules say how axes couple; they cannot see that a forward pass states a width, as in `x.view(n, self.heads, 64)` or
+`x.reshape(n, t, c)` with the `c` of another tensor. So every free group loses some units on a copy, the pass is
+recorded again, and each operation must yield the shape that the algebra predicts. Where one does not, `remedies` says
+what follows: the size is an attribute that can be rewritten, or that of another axis, which then loses as many units;
+else the axis freezes. Then the rehearsal starts again. What was found for one block holds for all blocks of its class,
+so a network of any depth needs few passes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from reverie.core.edit import Record
-from reverie.graph.coupling import Axis
+from reverie.graph.coupling import Axis, Coupling
 from reverie.graph.cut import keep_units
 from reverie.graph.describe import describe
 from reverie.graph.moves import segment_start
+from reverie.graph.remedies import Blame, Remedies, Slot, slot_axis
 from reverie.graph.rules import Analysis
-from reverie.graph.trace import Call, Trace, attempt
+from reverie.graph.trace import Call, Example, Refusal, Trace, Value, attempt, integers
 
 __all__ = ["rehearse"]
 
+_RESHAPES = {"reshape", "view", "expand", "_unsafe_view"}
+_NORMS = {"layer_norm", "rms_norm"}
+_SPLITS = {"split", "split_with_sizes", "unsafe_split"}
+_COPIES = {"clone", "alias", "detach"}
 
-def rehearse(model: nn.Module, example: Tensor, trace: Trace, analysis: Analysis) -> None:
-    """Freeze, in `analysis`, every axis whose size the code of the network states.
+
+def rehearse(model: nn.Module, example: Example, trace: Trace, analysis: Analysis) -> None:
+    """Freeze, in `analysis`, every axis whose size the code of the network states and that nothing can restate.
 
     Args:
         model: The network; untouched.
         example: The batch it was traced on.
         trace: That trace.
-        analysis: What the rules found; freezes are added.
+        analysis: What the rules found; attributes, couplings and freezes are added.
     """
+    remedies = Remedies(trace, analysis)
     while True:
         structure, atoms = describe(trace, analysis)
         counts = {group.name: _fewer(group.units, index) for index, group in enumerate(structure.free)}
@@ -41,14 +51,12 @@ def rehearse(model: nn.Module, example: Tensor, trace: Trace, analysis: Analysis
             for name, count in counts.items()
         }
         edit = keep_units(model, structure, kept)
-        rehearsal, failure = attempt(model, example, Record((edit,)))
+        rehearsal, refusal = attempt(model, example, Record((edit,)), shadow=trace.shadow)
         widths = {atoms[name]: count for name, count in counts.items()}
-        blame = _first_difference(trace, rehearsal, failure, analysis, widths)
+        blame = _Comparison(trace, rehearsal, refusal, analysis, widths).first()
         if blame is None:
             return
-        axes, reason = blame
-        for axis in axes:
-            analysis.coupling.freeze(axis, reason)
+        remedies.apply(blame, widths)
 
 
 def _fewer(units: int, index: int) -> int:
@@ -56,55 +64,110 @@ def _fewer(units: int, index: int) -> int:
     return units - 1 - (5 * index) % max(1, units // 2)
 
 
-def _first_difference(
-    trace: Trace, rehearsal: Trace, failure: Exception | None, analysis: Analysis, widths: Mapping[int, int]
-) -> tuple[list[Axis], str] | None:
-    for call, again in zip(trace.calls, rehearsal.calls, strict=False):
-        if call.op is not again.op or call.module != again.module:
-            return _widen(trace, call, analysis), f"{call} is another operation after a cut: the code looks at widths"
-        wrong = _wrong_axis(call, again, analysis, widths)
-        if wrong is not None:
-            found = [wrong] if analysis.coupling.free(wrong) else _widen(trace, call, analysis)
-            return found, f"{call} does not follow a cut: the code states a size"
-    if failure is None and len(trace.calls) == len(rehearsal.calls):
+@dataclass(frozen=True)
+class _Comparison:
+    """Two passes side by side: of the whole network, and of the cut one."""
+
+    trace: Trace
+    rehearsal: Trace
+    refusal: Refusal | None
+    analysis: Analysis
+    widths: Mapping[int, int]
+
+    def first(self) -> Blame | None:
+        """The first operation that does not follow, or None where all do."""
+        calls, others = _working(self.trace), _working(self.rehearsal)
+        for (index, call), (_, again) in zip(calls, others, strict=False):
+            if _kind(call) != _kind(again) or call.module != again.module:
+                return Blame(index, None, f"{call} is another operation after a cut: the code looks at widths")
+            found = self._wrong(call, again)
+            if found is not None:
+                return Blame(index, found, f"{call} does not follow a cut: the code states a size")
+            if _numbers(call) != _numbers(again):
+                return Blame(index, None, f"{call} takes a number that the code computes from a width", in_turn=True)
+        if self.refusal is None and len(calls) == len(others):
+            return None
+        index, call = calls[min(len(others), len(calls) - 1)]
+        error = self.refusal.error if self.refusal is not None else None
+        message = str(error).strip().partition("\n")[0] if error is not None else "it ends early"
+        at, found = self._refused(index)
+        return Blame(at, found, f"{call} cannot run after a cut: {message}")
+
+    def _wrong(self, call: Call, again: Call) -> tuple[Slot, int] | None:
+        for output, (value, other) in enumerate(zip(call.outputs, again.outputs, strict=False)):
+            # By-products that nobody reads have no axes.
+            for dim, (axis, size) in enumerate(zip(self._axes(value), other.shape, strict=False)):
+                if self._size(axis) != size:
+                    return Slot(output, dim), size
+        name = call.op.overloadpacket.__name__
+        if name == "slice":
+            # Its length may be right while its start, a number in the code, is not.
+            start = segment_start(again.arguments["start"], again.inputs[0].shape[again.arguments["dim"]])
+            before = slot_axis(self.analysis, call, Slot(-1, 0))
+            if before is not None and self._size(before) != start:
+                return Slot(-1, 0), start
+        if len(call.outputs) != len(again.outputs):
+            dim = call.arguments["dim"] % len(call.inputs[0].shape) if "dim" in call.arguments else 0
+            return Slot(0, dim), again.outputs[0].shape[dim]
         return None
-    stopped = trace.calls[min(len(rehearsal.calls), len(trace.calls) - 1)]
-    message = str(failure).strip().partition("\n")[0] if failure is not None else "it ends early"
-    return _widen(trace, stopped, analysis), f"{stopped} cannot run after a cut: {message}"
+
+    def _refused(self, index: int) -> tuple[int, tuple[Slot, int] | None]:
+        """Which size the function that raised stated wrongly, and the operation in the whole network that it became."""
+        if self.refusal is None:
+            return index, None
+        function = self.refusal.function
+        stated = _stated(self.refusal)
+        for at in range(index, min(index + 3, len(self.trace.calls))):
+            call = self.trace.calls[at]
+            name = call.op.overloadpacket.__name__
+            rank = len(call.outputs[0].shape)
+            if function in _RESHAPES and name in _RESHAPES and len(stated) == rank:
+                return at, self._misstated(call, stated, 0)
+            if function == "unflatten" and name in _RESHAPES:
+                return at, self._misstated(call, stated[1:], stated[0] % (rank - len(stated) + 2))
+            if function in _NORMS:
+                return at, self._misstated(call, stated, rank - len(stated))
+            if function in _SPLITS and name in _SPLITS:
+                return at, self._refused_split(call, stated)
+        return index, None
+
+    def _misstated(self, call: Call, stated: tuple[int, ...], first: int) -> tuple[Slot, int] | None:
+        """The first of the sizes stated for consecutive dimensions that is not what the algebra predicts."""
+        axes = self._axes(call.outputs[0])[first:]
+        for dim, (axis, size) in enumerate(zip(axes, stated, strict=False), first):
+            if size not in (-1, self._size(axis)):
+                return Slot(0, dim), size
+        return None
+
+    def _refused_split(self, call: Call, stated: tuple[int, ...]) -> tuple[Slot, int] | None:
+        dim = call.arguments["dim"] % len(call.inputs[0].shape)
+        for output, (value, size) in enumerate(zip(call.outputs, stated, strict=False)):
+            if self._size(self._axes(value)[dim]) != size:
+                return Slot(output, dim), size
+        return None
+
+    def _axes(self, value: Value) -> tuple[Axis, ...]:
+        return self.analysis.axes.get(value.index, ())
+
+    def _size(self, axis: Axis) -> int:
+        coupling: Coupling = self.analysis.coupling
+        return coupling.size(axis, self.widths)
 
 
-def _wrong_axis(call: Call, again: Call, analysis: Analysis, widths: Mapping[int, int]) -> Axis | None:
-    coupling = analysis.coupling
-    for value, other in zip(call.outputs, again.outputs, strict=True):
-        # By-products that nobody reads have no axes.
-        for axis, size in zip(analysis.axes.get(value.index, ()), other.shape, strict=False):
-            if coupling.size(axis, widths) != size:
-                return axis
-    if call.op.overloadpacket.__name__ == "slice":
-        # Its length may be right while its start, a number in the code, is not.
-        dim = call.arguments["dim"]
-        axis = analysis.axes[call.inputs[0].index][dim]
-        before = coupling.split(axis, segment_start(call.arguments["start"], call.inputs[0].shape[dim]))
-        start = segment_start(again.arguments["start"], again.inputs[0].shape[dim])
-        if before is not None and coupling.size(before[0], widths) != start:
-            return axis
-    return None
+def _stated(refusal: Refusal) -> tuple[int, ...]:
+    """The sizes among the arguments of a function: all integers behind the tensor."""
+    return integers([one for one in refusal.arguments if isinstance(one, int)])
 
 
-def _widen(trace: Trace, call: Call, analysis: Analysis) -> list[Axis]:
-    """The free axes of an operation; where it has none, of its module, of the module around that, and so on."""
-    scope: str | None = None
-    calls: Iterable[Call] = (call,)
-    while True:
-        axes = [
-            axis
-            for one in calls
-            for value in (*one.inputs, *one.outputs)
-            for axis in analysis.axes.get(value.index, ())
-        ]
-        axes = [axis for axis in axes if analysis.coupling.free(axis)]
-        if axes or scope == "":
-            return axes
-        scope = call.module if scope is None else scope.rpartition(".")[0]
-        inside = scope
-        calls = [one for one in trace.calls if not inside or f"{one.module}.".startswith(f"{inside}.")]
+def _working(trace: Trace) -> list[tuple[int, Call]]:
+    """Operations with their numbers, without copies: whether a reshape copies depends on sizes."""
+    return [(index, call) for index, call in enumerate(trace.calls) if call.op.overloadpacket.__name__ not in _COPIES]
+
+
+def _kind(call: Call) -> object:
+    name = call.op.overloadpacket.__name__
+    return "view" if name == "_unsafe_view" else call.op
+
+
+def _numbers(call: Call) -> list[float]:
+    return [value for value in call.arguments.values() if isinstance(value, float)]

@@ -25,14 +25,15 @@ KERNEL = "a kernel position"
 POSITION = "positions, not units"
 """Reason of heights, widths and the like; listed only where they are a whole axis of a parameter."""
 
-RULES: dict[Packet, Rule] = {}
+RULES: dict[Packet | str, Rule] = {}
 
 
-def register_rule(*ops: Packet) -> Callable[[Rule], Rule]:
+def register_rule(*ops: Packet | str) -> Callable[[Rule], Rule]:
     """Add a rule for operations, or replace the one there is.
 
     Args:
-        ops: ATen or custom operations, such as `torch.ops.aten.relu`.
+        ops: ATen or custom operations, such as `torch.ops.aten.relu`; those of a library that may not be installed by
+            name, such as `"torchvision::roi_align"`.
 
     Example:
         >>> from reverie.graph.aten import elementwise
@@ -73,7 +74,9 @@ class Analysis:
         coupling: The axes' algebra.
         axes: Value index -> its axes.
         consumed: (tensor, dimension) pairs over which a layer sums its input.
-        attributes: "module.attribute" -> the axis whose size it states.
+        produced: (tensor, dimension) pairs whose positions are units that a layer makes.
+        crossed: Axes that an operation runs across, computed anew over what stays, each with that operation.
+        attributes: ("module.attribute", place in it) -> the axis whose size it states; a plain number has place 0.
         layers: Convolutions and linear layers in order.
         unknown: Operations without a rule, each as "op in layer".
         births: Axis of a parameter or buffer, by its own name -> (tensor, dimension).
@@ -82,7 +85,9 @@ class Analysis:
     coupling: Coupling = field(default_factory=Coupling)
     axes: dict[int, tuple[Axis, ...]] = field(default_factory=dict)
     consumed: set[tuple[str, int]] = field(default_factory=set)
-    attributes: dict[str, Axis] = field(default_factory=dict)
+    produced: set[tuple[str, int]] = field(default_factory=set)
+    crossed: list[tuple[Axis, str]] = field(default_factory=list)
+    attributes: dict[tuple[str, int], Axis] = field(default_factory=dict)
     layers: list[LayerNote] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     births: dict[Axis, tuple[str, int]] = field(default_factory=dict)
@@ -135,7 +140,8 @@ class Step:
     def consume(self, *axes: Axis) -> None:
         """The operation sums over these axes, which are coupled: one of the data, one of the weights.
 
-        Where one belongs to a parameter, zeroing there equals removing. Else nothing could be masked, so they freeze.
+        Where one belongs to a parameter, zeroing there equals removing. Else the weights are computed, as in attention,
+        and no parameter says what a unit is worth to the sum.
         """
         for axis in axes:
             born = self._birth(axis)
@@ -143,12 +149,30 @@ class Step:
                 self._analysis.consumed.add(born)
                 return
         for axis in axes:
-            self.freeze(axis, "sums over these units with weights that are computed, not stored")
+            self.cross(axis, "sums over these units with weights that are computed")
+
+    def produce(self, *axes: Axis) -> None:
+        """The positions of these axes of parameters are units that the operation makes, as a layer's rows are."""
+        for axis in axes:
+            born = self._birth(axis)
+            if born is not None:
+                self._analysis.produced.add(born)
+
+    def cross(self, axis: Axis, why: str) -> None:
+        """The operation runs across this axis, as a normalization does; units may go, it is then computed without them.
+
+        A cut is then no mask: what stays changes. `why` completes "op in layer ...".
+        """
+        self._analysis.crossed.append((axis, f"{self.call} {why}"))
 
     def is_stored(self, value: Value) -> bool:
         """Whether a tensor is a parameter or buffer, perhaps moved, but not computed."""
         axes = [axis for axis in self.axes(value) if axis != ONE]
         return bool(axes) and all(self._birth(axis) is not None for axis in axes)
+
+    def names_parameter(self, axis: Axis) -> bool:
+        """Whether an axis is a whole axis of a parameter or buffer, reached by moves alone."""
+        return self._birth(axis) is not None
 
     def emit(self, *outputs: tuple[Axis, ...]) -> None:
         """State the axes of the outputs, in order.
@@ -163,10 +187,17 @@ class Step:
             self._analysis.axes[value.index] = axes
 
     def attribute(self, axis: Axis, *names: str) -> None:
-        """The running module's attributes of these names state the size of this axis, where they have that value."""
+        """The running module's attributes of these names state the size of this axis, where they have that value.
+
+        Of a tuple, the first such place that no other axis has taken.
+        """
         for name in names:
-            if self._trace.attribute(self.call.module, name) == self.coupling.size(axis):
-                self._analysis.attributes[f"{self.call.module}.{name}" if self.call.module else name] = axis
+            path = f"{self.call.module}.{name}" if self.call.module else name
+            for index, size in enumerate(self._trace.attribute(self.call.module, name)):
+                taken = self._analysis.attributes.get((path, index))
+                if size == self.coupling.size(axis) and taken is None:
+                    self._analysis.attributes[path, index] = axis
+                    break
 
     def layer(self, kind: str, weight: Value, data: Value, incoming: Axis, outgoing: Axis, groups: Axis = ONE) -> None:
         """Note a convolution or linear layer, for costs and pictures."""
@@ -178,7 +209,7 @@ class Step:
         return self._analysis.birth(axis)
 
 
-def analyze(trace: Trace, rules: Mapping[Packet, Rule] = RULES) -> Analysis:
+def analyze(trace: Trace, rules: Mapping[Packet | str, Rule] = RULES) -> Analysis:
     """Walk a trace and apply each operation's rule.
 
     Args:
@@ -209,8 +240,9 @@ def analyze(trace: Trace, rules: Mapping[Packet, Rule] = RULES) -> Analysis:
     return analysis
 
 
-def _find(call: Call, rules: Mapping[Packet, Rule]) -> Rule | None:
-    rule = rules.get(call.op.overloadpacket)
+def _find(call: Call, rules: Mapping[Packet | str, Rule]) -> Rule | None:
+    packet = call.op.overloadpacket
+    rule = rules.get(packet) or rules.get(packet._qualified_op_name)
     if rule is None and torch.Tag.pointwise in call.op.tags:
         return rules.get(torch.ops.aten.add)
     return rule

@@ -63,10 +63,15 @@ class Group:
             only a part of that layer's output.
         units: How many there are.
         slices: What goes with them, tensors only.
-        attributes: Integer attributes that state a size, as slices of a list of that length.
+        attributes: Integer attributes that state a size, as slices of a list of that length; `dim` is the place in an
+            attribute of several integers.
         producers: Layers that make the units, in order.
         consumers: Layers that sum over the units, in order.
         frozen: Why no unit may go, or None.
+        crossed: The operation that runs across the units and is computed anew over those that stay, such as a layer
+            normalization, or None. With one, a cut changes what stays, and no mask of the consumers stands for it.
+        minimum: Units that must stay at least.
+        multiple: The number that stays must be a multiple of this, or the group stays whole.
     """
 
     name: str
@@ -76,6 +81,16 @@ class Group:
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     frozen: str | None = None
+    crossed: str | None = None
+    minimum: int = 1
+    multiple: int = 1
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many units may stay, the largest number first: all of them, or what the constraints allow."""
+        fewer = range(self.units - 1, 0, -1) if self.frozen is None else ()
+        allowed = (count for count in fewer if count >= self.minimum and count % self.multiple == 0)
+        return (self.units, *allowed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,27 +1,19 @@
 """Record which tensor operations a network performs, without performing them.
 
-One forward pass in evaluation mode over *fake* tensors, which have shapes and no data, so a pass costs a fraction of
-a second and no memory whatever the network's size. Python control flow is resolved for the example that was given.
-The pass runs on a fake copy: the model, its modes, buffers, caches and hooks, and the random state are never touched.
+One forward pass in evaluation mode over tensors which have shapes and no data, so a pass costs a fraction of a second
+and no memory whatever the network's size. Python control flow is resolved for the example that was given. The pass
+runs on a copy: the model, its modes, buffers, caches and hooks, and the random state are never touched.
 
-Sources: fake tensors and dispatch modes are PyTorch's.
+Recurrent layers are kept whole, as one operation each. Sources: function and dispatch modes are PyTorch's.
 """
 
-import copy
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeCopyMode,
-    FakeTensorMode,
-)
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.hooks import RemovableHandle
@@ -29,8 +21,13 @@ from torch.utils.hooks import RemovableHandle
 from reverie.core.edit import Record
 from reverie.core.errors import ShapeError, UnsupportedOp
 from reverie.core.rng import preserved_rng
+from reverie.graph.functions import Functions, parts_of_attention
+from reverie.graph.shadow import FAKE, META, Shadow, ShadowPass
 
-__all__ = ["Call", "ModuleCall", "Trace", "Value", "attempt", "record"]
+__all__ = ["Call", "Example", "ModuleCall", "Refusal", "Trace", "Value", "attempt", "integers", "positional", "record"]
+
+Example: TypeAlias = "Tensor | tuple[Any, ...]"
+"""A batch, or the positional arguments of a network that takes several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +74,21 @@ class ModuleCall:
     last: int
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Where a pass stopped.
+
+    Attributes:
+        error: What was raised.
+        function: Name of the innermost function of PyTorch that raised it, or "".
+        arguments: Its positional arguments, flattened; tensors are `Value`s.
+    """
+
+    error: Exception
+    function: str
+    arguments: tuple[Any, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Trace:
     """What one forward pass did.
@@ -86,9 +98,10 @@ class Trace:
         module_calls: Calls of modules, in the order in which they returned.
         tensors: Parameter or buffer name -> its value before the pass; one name per tensor.
         aliases: Name in `tensors` -> other names of the same tensor, which tied weights have.
-        inputs: The example.
+        inputs: The tensors of the example.
         outputs: What the network returned.
-        model: The fake copy that ran.
+        model: The copy without data that ran.
+        shadow: How that copy was made.
     """
 
     calls: tuple[Call, ...]
@@ -98,19 +111,31 @@ class Trace:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     model: nn.Module
+    shadow: Shadow
 
-    def attribute(self, module: str, name: str) -> int | None:
-        """An integer attribute of a module before the pass, or None where it has no such attribute."""
-        found = getattr(self.model.get_submodule(module), name, None)
-        return found if isinstance(found, int) and not isinstance(found, bool) else None
+    def attribute(self, module: str, name: str) -> tuple[int, ...]:
+        """An attribute of a module that holds one integer or several; empty where it has no such attribute."""
+        return integers(getattr(self.model.get_submodule(module), name, None))
 
 
-def record(model: nn.Module, example: Tensor) -> Trace:
+def integers(value: object) -> tuple[int, ...]:
+    """One integer or several, as a tuple; empty for anything else."""
+    found = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return found if all(isinstance(one, int) and not isinstance(one, bool) for one in found) else ()
+
+
+def positional(example: Example) -> tuple[Any, ...]:
+    """The positional arguments of a network, as a tuple."""
+    return example if isinstance(example, tuple) else (example,)
+
+
+def record(model: nn.Module, example: Example) -> Trace:
     """Record one forward pass of `model` on a batch shaped like `example`.
 
     Args:
         model: Any module; untouched.
-        example: A batch the model accepts, first dimension the batch; its values are not read.
+        example: A batch the model accepts, first dimension the batch, or a tuple of its positional arguments; the
+            values of tensors are not read.
 
     Raises:
         ShapeError: The model cannot run on such a batch; the message says where it stopped.
@@ -121,72 +146,59 @@ def record(model: nn.Module, example: Tensor) -> Trace:
         >>> [str(call.op.overloadpacket) for call in trace.calls]
         ['aten.t', 'aten.addmm', 'aten.relu']
     """
-    trace, failure = attempt(model, example)
-    if failure is None:
+    trace, refusal = attempt(model, example)
+    if refusal is not None:
+        trace, refusal = attempt(model, example, shadow=FAKE)
+    if refusal is None:
         return trace
+    failure = refusal.error
     place = f"after {trace.calls[-1]}" if trace.calls else "before its first operation"
     if isinstance(failure, DataDependentOutputException | DynamicOutputShapeException):
         raise UnsupportedOp(
             f"cannot trace {type(model).__name__}: {place} it reads values of its input ({failure}). "
             "Move that decision out of the forward pass."
         ) from failure
+    shapes = " and ".join(str(tuple(one.shape)) for one in positional(example) if isinstance(one, Tensor))
     raise ShapeError(
-        f"{type(model).__name__} cannot run on a batch of shape {tuple(example.shape)}: it stopped {place} "
+        f"{type(model).__name__} cannot run on a batch of shape {shapes}: it stopped {place} "
         f"({type(failure).__name__}: {failure}). Give an example batch that the network accepts."
     ) from failure
 
 
-def attempt(model: nn.Module, example: Tensor, edits: Record | None = None) -> tuple[Trace, Exception | None]:
+def attempt(
+    model: nn.Module, example: Example, edits: Record | None = None, *, shadow: Shadow = META
+) -> tuple[Trace, Refusal | None]:
     """Record as far as a pass goes: the trace up to a failure, and the failure or None.
 
     Args:
-        model: Any module; untouched.
-        example: A batch; its values are not read.
-        edits: Applied to the fake copy before the pass.
+        model: Any module; untouched. A copy that another trace holds serves as well as the network itself.
+        example: A batch, or positional arguments; the values of tensors are not read.
+        edits: Applied to the copy before the pass.
+        shadow: What stands for data.
     """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with preserved_rng(), torch.no_grad(), _quiet():
-        with FakeCopyMode(mode):
-            fake = copy.deepcopy(model).eval()
-        batch = mode.from_tensor(example.detach())
-        recorder = _Recorder(fake)
-        with mode:
+    with preserved_rng(), torch.no_grad():
+        made = shadow()
+        copied = made.copied(model)
+        arguments = tree_map_only(Tensor, lambda tensor: made.tensor(tensor.detach()), positional(example))
+        recorder = _Recorder(copied, made)
+        with made.running():
             for edit in edits.edits if edits is not None else ():
-                edit.apply(fake)
+                edit.apply(copied)
             recorder.name_tensors()
-            inputs = (recorder.value(batch),)
+            inputs = recorder.values(arguments)
             outputs: tuple[Value, ...] = ()
-            failure: Exception | None = None
+            refusal: Refusal | None = None
+            functions = Functions(recorder.whole, recorder.value)
             try:
-                with recorder:
-                    result = fake(batch)
+                with recorder, functions, parts_of_attention():
+                    result = copied(*arguments)
                 outputs = recorder.values(result)
             except Exception as error:  # noqa: BLE001  a user's forward may raise anything; the caller reports it
-                failure = error
+                refusal = Refusal(error, *functions.refused(error))
             finally:
                 recorder.remove_hooks()
-    trace = Trace(
-        tuple(recorder.calls),
-        tuple(recorder.module_calls),
-        recorder.tensors,
-        recorder.aliases,
-        inputs,
-        outputs,
-        fake,
-    )
-    return trace, failure
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep PyTorch from logging a stack for each operation that a rehearsed cut makes fail."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before = logger.disabled
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = before
+    calls, module_calls = tuple(recorder.calls), tuple(recorder.module_calls)
+    return Trace(calls, module_calls, recorder.tensors, recorder.aliases, inputs, outputs, copied, shadow), refusal
 
 
 @dataclass
@@ -200,16 +212,18 @@ class _Frame:
 class _State:
     frames: list[_Frame] = field(default_factory=list)
     latest: dict[int, Value] = field(default_factory=dict)
-    # Fake tensors must outlive the pass: a freed one's id would be given to another.
+    # The tensors must outlive the pass: a freed one's id would be given to another.
     alive: list[Tensor] = field(default_factory=list)
     count: int = 0
+    paused: bool = False
 
 
 class _Recorder(TorchDispatchMode):
-    """Appends a `Call` for every operation, and follows which module is running through hooks on the fake copy."""
+    """Appends a `Call` for every operation, and follows which module is running through hooks on the copy."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, shadow: ShadowPass) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._shadow = shadow
         self.calls: list[Call] = []
         self.module_calls: list[ModuleCall] = []
         self.tensors: dict[str, Value] = {}
@@ -252,21 +266,36 @@ class _Recorder(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> object:
-        kwargs = kwargs or {}
+        kwargs = self._shadow.arguments(func, kwargs or {})
+        if self._state.paused:
+            return func(*args, **kwargs)
         before = tree_map_only(Tensor, self.value, (args, kwargs))
         result = func(*args, **kwargs)
+        self._note(func, (before[0], before[1]), result)
+        return result
+
+    def whole(
+        self, op: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], make: Callable[[], object]
+    ) -> object:
+        """Note one operation in place of all that would run in it; `make` gives its result."""
+        before = tree_map_only(Tensor, self.value, (args, kwargs))
+        self._state.paused = True
+        try:
+            result = make()
+        finally:
+            self._state.paused = False
+        self._note(op, (before[0], before[1]), result)
+        return result
+
+    def _note(
+        self, op: torch._ops.OpOverload, arguments: tuple[tuple[Any, ...], Mapping[str, Any]], result: object
+    ) -> None:
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if tensors:
             frames = self._state.frames
-            self.calls.append(
-                Call(
-                    func,
-                    _by_name(func, *before),
-                    tuple(self._fresh(tensor) for tensor in tensors),
-                    frames[-1].name if frames else "",
-                )
-            )
-        return result
+            module = frames[-1].name if frames else ""
+            made = tuple(self._fresh(tensor) for tensor in tensors)
+            self.calls.append(Call(op, _by_name(op, *arguments), made, module))
 
     def _fresh(self, tensor: Tensor) -> Value:
         value = Value(self._state.count, tuple(tensor.shape))
