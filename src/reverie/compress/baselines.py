@@ -4,7 +4,7 @@ What for: a table of what exactness is worth needs the others on the same losses
 
 Cost: milliseconds for the greedy one; HALP's knapsack is sites times widths times bins, a tenth of a second a step.
 
-Reference: Shen et al., 2022, "Structural pruning via latency-saliency knapsack" (HALP), arXiv:2210.06659, section 3.2.
+Reference: Shen et al., 2022, "Structural pruning via latency-saliency knapsack" (HALP), arXiv:2210.06659.
 """
 
 import math
@@ -101,7 +101,7 @@ def halp_allocate(
         RangeError: `steps` or `limit` is out of its range.
         BudgetInfeasible: The narrowest widths are above the limit.
 
-    Reference: HALP, algorithm 1 and equation 6, and the exponential schedule of its released runs. Differs: costs are
+    Reference: HALP, and the exponential schedule of its released runs. Differs: costs are
     counted in ten-thousandths of the limit; a piece that costs less than nothing costs nothing; a last step is repeated
     until the true cost, with both widths of every layer as they are, is within the limit.
     """

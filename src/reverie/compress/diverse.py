@@ -6,7 +6,7 @@ built and measured is better than the one that the sum prefers.
 Cost: a second for twenty allocations of a hundred uncoupled sites under one budget; a mixed-integer program per
 allocation, seconds each, otherwise.
 
-Reference: Molchanov et al., 2021, "LANA: latency aware network acceleration", arXiv:2107.10624, section 3.4, for
+Reference: Molchanov et al., 2021, "LANA: latency aware network acceleration", arXiv:2107.10624, for
 solutions of limited overlap. Differs: uncoupled sites are not solved as a program anew; the options that an earlier
 allocation shares are shut where giving them up raises the bound least.
 """

@@ -3,7 +3,7 @@
 What for: Taylor scores are derivatives with respect to such gates, and the oracle sets them to zero, so all kinds of
 evidence mean the same removal, and the same as `reverie.graph.cut` where no normalization runs across units.
 
-Reference: Molchanov et al., 2019, arXiv:1906.10771, section 3.2, for gates. Differs: the paper puts a gate behind the
+Reference: Molchanov et al., 2019, arXiv:1906.10771, for gates. Differs: the paper puts a gate behind the
 batch normalization and one gate for a residual stage behind each of its additions; here the gate stands in the weights
 that read the unit, whose sum of derivatives is the same number, for any network whose structure is known.
 """

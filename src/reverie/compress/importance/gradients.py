@@ -66,7 +66,7 @@ def gate_scores(
     Raises:
         RangeError, ShapeError: As the arguments say.
 
-    Reference: Molchanov et al., 2019, section 3.1, equation 8. Differs: see `Gates`; labels are not needed.
+    Reference: Molchanov et al., 2019. Differs: see `Gates`; labels are not needed.
 
     Fails when: the mean loss of large batches no longer moves, as on training images that the network has learned; take
     smaller batches.
@@ -107,7 +107,7 @@ def second_order_scores(
         seed: Decides signs and classes.
         on_event: Called with the stage "ranking units".
 
-    Reference: Molchanov et al., 2019, section 3.1, equation 6. Differs: the diagonal is estimated by Hutchinson's
+    Reference: Molchanov et al., 2019. Differs: the diagonal is estimated by Hutchinson's
     products with random signs in place of one backward pass per gate.
     """
     gates = Gates(network.body, structure)
@@ -155,7 +155,7 @@ def weight_scores(
         seed: Decides the classes.
         on_event: Called with the stage "ranking units".
 
-    Reference: Molchanov et al., 2019, section 3.1, equation 10. Differs: over all layers that make the unit.
+    Reference: Molchanov et al., 2019. Differs: over all layers that make the unit.
     """
 
     def score(group: Group, products: Products) -> Tensor:
@@ -190,7 +190,7 @@ def batch_norm_scores(
         seed: Decides the classes.
         on_event: Called with the stage "ranking units".
 
-    Reference: HALP, section 3.1, equation 3: the layers of a group are added before the absolute value is taken.
+    Reference: HALP: the layers of a group are added before the absolute value is taken.
     """
 
     def score(group: Group, products: Products) -> Tensor:
@@ -226,7 +226,7 @@ def hessian_aware_scores(
         seed: Decides the classes.
         on_event: Called with the stage "ranking units".
 
-    Reference: NViT, section 3.2, equation 7. Differs: the divisor is counted from the structure, where the paper's runs
+    Reference: NViT. Differs: the divisor is counted from the structure, where the paper's runs
     have constants per dimension; the distillation loss is replaced by answers drawn from the network.
     """
 

@@ -29,7 +29,7 @@ def magnitude_scores(network: ImageNetwork, structure: Structure, *, order: floa
         >>> magnitude_scores(wrapped, probe(net, torch.zeros(1, 2)))["0"].value
         tensor([5., 1.], dtype=torch.float64)
 
-    Reference: Li et al., 2017, "Pruning filters for efficient ConvNets", arXiv:1608.08710, section 3.1. Differs: the
+    Reference: Li et al., 2017, "Pruning filters for efficient ConvNets", arXiv:1608.08710. Differs: the
     norm runs over all layers whose filters go together, and is of order 2 unless told.
     """
     state = dict(network.body.named_parameters())

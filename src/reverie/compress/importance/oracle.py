@@ -41,7 +41,7 @@ def oracle_changes(
 
     Cost: a forward pass over the images per unit.
 
-    Reference: Molchanov et al., 2019, section 4.1. Differs: the standard error of each change is kept.
+    Reference: Molchanov et al., 2019. Differs: the standard error of each change is kept.
     """
     gates = Gates(network.body, structure)
     seen = list(batches(network, source, images=images, batch_size=batch_size, targets=targets))

@@ -1,0 +1,141 @@
+"""HALP: every few batches a knapsack decides which units stay, under a latency budget that shrinks exponentially.
+
+Reference: Shen et al., 2022, "Structural pruning via latency-saliency knapsack", arXiv:2210.06659.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from reverie.compress.allocator import Allocation
+from reverie.compress.baselines import halp_allocate
+from reverie.compress.options import PairCost, Site
+from reverie.compress.plan import Plan
+from reverie.compress.pruners.silenced import Score, Silenced, normalization_score
+from reverie.compress.sites import BYPASS, LayerCost, Sites, build_problem
+from reverie.core.errors import RangeError
+
+__all__ = ["HalpPruner", "Solve", "exponential_targets"]
+
+# Sites, pairs, limit of the cost "latency" -> allocation.
+Solve = Callable[[Sequence[Site], Sequence[PairCost], float], Allocation]
+
+
+def exponential_targets(whole: float, final: float, *, steps: int) -> list[float]:
+    """The limits of a schedule: exp((t/k) ln final + (1 - t/k) ln whole), t = 1..k.
+
+    Args:
+        whole: Cost before the first step, above 0.
+        final: Cost after the last, above 0.
+        steps: k, at least 1.
+
+    Raises:
+        RangeError: A number is out of its range.
+
+    Example:
+        >>> [round(one, 6) for one in exponential_targets(8.0, 1.0, steps=3)]
+        [4.0, 2.0, 1.0]
+
+    Reference: de Jorge et al., 2021, "Progressive skeletonization", arXiv:2006.09081, for the schedule.
+    """
+    if not (whole > 0 and final > 0) or steps < 1:
+        raise RangeError(f"costs must be above 0 and steps at least 1, got {whole}, {final} and {steps}")
+    shares = [step / steps for step in range(1, steps + 1)]
+    return [math.exp(share * math.log(final) + (1 - share) * math.log(whole)) for share in shares]
+
+
+def _halp(sites: Sequence[Site], pairs: Sequence[PairCost], limit: float) -> Allocation:
+    return halp_allocate(sites, pairs, budget="latency", limit=limit, steps=1)
+
+
+class HalpPruner:
+    """Latency-aware pruning while training goes on.
+
+    Args:
+        body: The network that trains; changed in place.
+        sites: Of `body`, with `step` at the width that the runtime computes at once: neurons are grouped by it.
+        latency: Cost of one layer at given widths, such as `LatencyTable.milliseconds` of its shape.
+        share: Of the whole network's latency to end with, in (0, 1).
+        steps: Pruning steps, at least 1.
+        every: Batches between two of them, at least 1.
+        score: Scores of one batch.
+        solve: Chooses widths; the knapsack of the paper, or `allocate` in its place.
+
+    Raises:
+        RangeError: A number is out of its range.
+
+    Reference: the paper's algorithm. Differs: the importance of a width is that of the units it leaves out, and the
+    exact allocator may take the knapsack's place; blocks are not bypassed; how a loop calls it is in `TaylorPruner`.
+
+    Fails when: latencies of the table do not add up to the network's; measure the result, and lower the share.
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        sites: Sites,
+        *,
+        latency: LayerCost,
+        share: float,
+        steps: int = 30,
+        every: int = 40,
+        score: Score = normalization_score,
+        solve: Solve = _halp,
+    ) -> None:
+        if not 0 < share < 1 or every < 1:
+            raise RangeError(f"share must be in (0, 1) and every at least 1, got {share} and {every}")
+        self.silenced = Silenced(body, sites.structure, score=score)
+        self.sites, self.latency, self.every, self.solve = _without_bypass(sites), latency, every, solve
+        whole = build_problem(self.sites, {}, {"latency": latency}).whole("latency")
+        self._targets = exponential_targets(whole, share * whole, steps=steps)
+        self._steps = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the schedule has ended."""
+        return not self._targets
+
+    def after_backward(self) -> None:
+        """Read the gradients of a batch."""
+        if not self.finished:
+            self.silenced.observe()
+
+    def after_step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Keep silent units silent, and silence more where it is time."""
+        self._steps += 1
+        if self._steps % self.every == 0 and not self.finished:
+            self._prune(self._targets.pop(0))
+        self.silenced.hush(optimizer)
+
+    def plan(self) -> Plan:
+        """What is left."""
+        return self.silenced.plan()
+
+    def _prune(self, target: float) -> None:
+        scores = self.silenced.take()
+        counts = self.silenced.counts
+        widths = {
+            site: tuple(width for width in options if width <= counts[site])
+            for site, options in self.sites.widths.items()
+        }
+        problem = build_problem(replace(self.sites, widths=widths), _losses(widths, scores), {"latency": self.latency})
+        found = self.solve(problem.sites, problem.pairs, target - problem.fixed["latency"])
+        self.silenced.keep_best(problem.chosen(found), scores)
+
+
+def _without_bypass(sites: Sites) -> Sites:
+    widths = {site: tuple(width for width in options if width != BYPASS) for site, options in sites.widths.items()}
+    return Sites(sites.structure, {site: options for site, options in widths.items() if len(options) > 1}, {})
+
+
+def _losses(widths: dict[str, tuple[int, ...]], scores: dict[str, Tensor]) -> dict[tuple[str, int], float]:
+    """(site, width) -> sum of the scores of the units that this width leaves out."""
+    losses = {}
+    for site, options in widths.items():
+        rising = scores[site].sort().values
+        lost = torch.cat([torch.zeros(1, dtype=rising.dtype), rising.cumsum(0)])
+        losses.update({(site, width): float(lost[len(rising) - width]) for width in options})
+    return losses
