@@ -1,7 +1,18 @@
 """Figures of the package, measured: what `reverie bench` runs."""
 
+from reverie.bench.coverage import coverage_jobs
+from reverie.bench.coverage_page import coverage_page, coverage_table
 from reverie.bench.main_job import MAIN_JOB
 
-__all__ = ["BENCHES"]
+__all__ = ["BENCHES", "DETAILS", "PAGES", "RESUMABLE"]
 
-BENCHES = {"main-job": MAIN_JOB}
+BENCHES = {"coverage": coverage_jobs(), "main-job": MAIN_JOB}
+
+RESUMABLE = {"coverage": coverage_jobs}
+"""Benchmark -> its jobs, for a folder that keeps what was measured."""
+
+DETAILS = {"coverage": coverage_table}
+"""Benchmark -> a table of what its folder holds."""
+
+PAGES = {"coverage": coverage_page}
+"""Benchmark -> its page of the documents, from its folder and its JSON object."""

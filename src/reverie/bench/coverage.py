@@ -17,13 +17,21 @@ from reverie.core.errors import VerificationFailed
 from reverie.core.events import Event, Listener, silent
 from reverie.core.store import read_json, write_json
 
-__all__ = ["CARRIED", "EXACT", "coverage_jobs", "examine_all", "passes", "prunable"]
+__all__ = ["CARRIED", "EXACT", "LISTS", "coverage_jobs", "examine_all", "passes", "prunable"]
 
 EXACT = 1e-5
 """Largest difference between a cut network and its reference, single precision."""
 
 CARRIED = 1e-4
 """Largest difference between ONNX Runtime and PyTorch."""
+
+LISTS: Mapping[str, Callable[[], Sequence[Subject]]] = {
+    "timm": lambda: TIMM,
+    "others": lambda: OTHERS,
+    "speed": lambda: SPEED,
+    "modules": timm_modules,
+}
+"""Name -> networks."""
 
 PRELOADED = ["torch", "timm", "torchvision", "reverie.bench.examine"]
 LIMIT_S = 300.0
@@ -114,15 +122,15 @@ def coverage_jobs(folder: Path | None = None) -> tuple[Job, ...]:
     """
     command = "reverie bench coverage"
 
-    def rows_of(name: str, subjects: Sequence[Subject], on_event: Listener, *, portable: bool = True) -> list[Row]:
+    def rows_of(name: str, on_event: Listener, *, portable: bool = True) -> list[Row]:
         if folder is not None:
-            return examine_all(subjects, folder / name, portable=portable, on_event=on_event)
+            return examine_all(LISTS[name](), folder / name, portable=portable, on_event=on_event)
         with tempfile.TemporaryDirectory() as temporary:
-            return examine_all(subjects, Path(temporary), portable=portable, on_event=on_event)
+            return examine_all(LISTS[name](), Path(temporary), portable=portable, on_event=on_event)
 
     def listed(on_event: Listener) -> Mapping[str, Measured]:
-        timm = rows_of("timm", TIMM, on_event)
-        others = rows_of("others", OTHERS, on_event)
+        timm = rows_of("timm", on_event)
+        others = rows_of("others", on_event)
         kinds = {row.kind: True for row in others}
         for row in others:
             kinds[row.kind] = kinds[row.kind] and passes(row)
@@ -139,11 +147,11 @@ def coverage_jobs(folder: Path | None = None) -> tuple[Job, ...]:
         }
 
     def speed(on_event: Listener) -> Mapping[str, Measured]:
-        rows = rows_of("speed", SPEED, on_event, portable=False)
+        rows = rows_of("speed", on_event, portable=False)
         return {f"analysis-{row.name}": Measured(_some(max, [row.seconds] if row.seconds else [])) for row in rows}
 
     def modules(on_event: Listener) -> Mapping[str, Measured]:
-        rows = rows_of("modules", timm_modules(), on_event, portable=False)
+        rows = rows_of("modules", on_event, portable=False)
         return {
             "modules-prunable": Measured(sum(map(prunable, rows)) / len(rows)),
             "modules-wrong": Measured(sum(map(wrong, rows))),

@@ -1,5 +1,6 @@
 """`reverie bench`: measure the package's own figures on this machine."""
 
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -17,28 +18,38 @@ def bench(
     *,
     only: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     out: Path | None = None,
+    folder: Path | None = None,
+    markdown: Path | None = None,
     manner: Manner = PLAIN,
 ) -> Answer:
     """Run one benchmark and say, figure by figure, whether it met what was asked.
 
     Args:
-        name: Which benchmark: main-job.
+        name: Which benchmark: coverage, main-job.
         only: Measure this figure only; may be given several times.
         out: Also write the JSON object to this file.
+        folder: Keep what was measured here, and go on from what is there.
+        markdown: Also write the benchmark's page to this file.
         manner: How the answer is given.
     """
     del manner
-    from reverie.bench import BENCHES
+    from reverie.bench import BENCHES, DETAILS, PAGES, RESUMABLE
     from reverie.bench.figure import run_bench
     from reverie.bench.summary import figures_table
     from reverie.core.errors import ReferenceNotFound
-    from reverie.core.store import write_json
+    from reverie.core.store import write_bytes, write_json
     from reverie.report.table import to_rich
 
     if name not in BENCHES:
         raise ReferenceNotFound(f"no benchmark {name!r}; there is {', '.join(BENCHES)}")
-    with progress() as on_event:
-        value, figures = run_bench(name, BENCHES[name], only=only, on_event=on_event)
+    with tempfile.TemporaryDirectory() as temporary:
+        kept = Path(temporary) if folder is None else folder
+        jobs = RESUMABLE[name](kept) if name in RESUMABLE else BENCHES[name]
+        with progress() as on_event:
+            value, figures = run_bench(name, jobs, only=only, on_event=on_event)
+        tables = [to_rich(DETAILS[name](kept))] if name in DETAILS else []
+        if markdown is not None and name in PAGES:
+            write_bytes(markdown, PAGES[name](kept, value).encode())
     if out is not None:
         write_json(out, value)
-    return Answer(value, (to_rich(figures_table(figures)),))
+    return Answer(value, (*tables, to_rich(figures_table(figures))))
