@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core",),
     ("graph", "cost", "metrics", "zoo"),
     ("dream", "distill"),
-    ("compress",),
+    ("compress", "teach"),
     ("report",),
     ("bench",),
     ("cli",),

@@ -24,12 +24,13 @@ from reverie.core.source import Source, noise_source
 from reverie.core.tap import tap
 from reverie.cost.count import count
 from reverie.cost.onnx import export_onnx
-from reverie.distill import Views, distill, reestimate_batch_norm
+from reverie.distill import Candidate, Views, distill, distill_blocks, reestimate_batch_norm, stage_matches, subclone
 from reverie.dream import Bank, PixelCanvas, ShiftAndFlip, choose_precision, default_term, dream, moments, optimize
 from reverie.graph import bypass, certify, cut, masked, permute, probe, record
 from reverie.metrics import features, layer_features, moment_fit, relative_diversity, within_class_diversity
 from reverie.metrics.evaluate import evaluate, predict
 from reverie.report.inspection import inspect
+from reverie.teach import Taught, start_student, teach
 from reverie.zoo.load import load
 from reverie.zoo.networks import CifarResNet
 from reverie.zoo.runs import save
@@ -251,6 +252,16 @@ def _distill(teacher: nn.Module, student: nn.Module, use: Use) -> Any:
     )
 
 
+def _distill_blocks(teacher: nn.Module, use: Use) -> Any:
+    with preserved_rng():
+        torch.manual_seed(0)
+        block = Block(6, 2)
+    candidates = [Candidate("body.block", block)]
+    return distill_blocks(
+        teacher, candidates, tiny_source(), steps=3, batch_size=8, views=Views(), seed=use.seed, on_event=use.on_event
+    )
+
+
 def _moments(model: nn.Module, use: Use) -> list[Tensor]:
     with frozen(model), torch.no_grad(), moments(model) as seen:
         model(tiny_source().floats())
@@ -296,6 +307,15 @@ def _compress(model: nn.Module, use: Use) -> Compressed:
         seed=use.seed,
         on_event=use.on_event,
     )
+
+
+def _teach(teacher: nn.Module, student: nn.Module, use: Use) -> Taught:
+    source = noise_source(count=96, image_shape=IMAGE_SHAPE, seed=0)
+    return teach(teacher, [student], source=source, teach_steps=3, control=False, seed=use.seed, on_event=use.on_event)
+
+
+def _of_taught(result: Taught) -> Any:
+    return result.network, result.lines
 
 
 def _saved(model: ImageNetwork, use: Use) -> list[Path]:
@@ -368,6 +388,17 @@ CASES: tuple[Case, ...] = (
         seeded=True,
         reports=True,
     ),
+    Case(
+        "distill.distill_blocks",
+        lambda teacher, use: _distill_blocks(teacher, use),
+        {**RUNS, **LISTENS},
+        seeded=True,
+        reports=True,
+    ),
+    Case("distill.stage_matches", lambda teacher, use: stage_matches(teacher, tiny_network(1), EXAMPLE), RUNS),
+    Case("distill.stage_matches", lambda student, use: stage_matches(tiny_network(1), student, EXAMPLE), RUNS),
+    Case("distill.subclone", lambda teacher, use: subclone(teacher, tiny_network(1), EXAMPLE), RUNS),
+    Case("distill.subclone", lambda student, use: subclone(tiny_network(1), student, EXAMPLE), {}),
     Case("cost.count", lambda model, use: count(model, EXAMPLE), RUNS),
     Case("cost.export_onnx", lambda model, use: export_onnx(model), RUNS, nightly=True),
     Case("dream.moments", _moments, RUNS),
@@ -385,6 +416,23 @@ CASES: tuple[Case, ...] = (
         essence=lambda result: (result.plan, result.record, result.network, result.decisions),
         nightly=True,
     ),
+    Case(
+        "teach.teach",
+        lambda teacher, use: _teach(teacher, tiny_network(1), use),
+        {**RUNS, **LISTENS},
+        seeded=True,
+        essence=_of_taught,
+        nightly=True,
+    ),
+    Case(
+        "teach.teach",
+        lambda student, use: _teach(tiny_network(1), student, use),
+        {**RUNS, **LISTENS},
+        seeded=True,
+        essence=_of_taught,
+        nightly=True,
+    ),
+    Case("teach.start_student", lambda teacher, use: start_student("zoo:fashion-vgg", teacher, seed=use.seed), {}),
     Case("report.inspect", lambda model, use: inspect(model, latency=False).to_json(), RUNS, reports=False),
     Case(
         "zoo.load",

@@ -27,7 +27,6 @@ from reverie.compress.hand_over import (
 from reverie.compress.latencies import measure_layers
 from reverie.compress.result import Compressed, Row
 from reverie.compress.route import Route, Task, example_input, make_route
-from reverie.compress.run_folder import RUN_FORMAT, RunFolder, open_run
 from reverie.compress.sites import Sites, find_sites
 from reverie.core.budget import QUANTITIES, Budget, Quantity
 from reverie.core.digest import sha256_tensors
@@ -35,6 +34,7 @@ from reverie.core.environment import environment
 from reverie.core.errors import RangeError, ReferenceNotFound
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork, as_network
+from reverie.core.run_folder import RUN_FORMAT, RunFolder, open_run
 from reverie.core.source import Source, noise_source
 from reverie.core.store import write_bytes, write_json
 from reverie.cost.latency import LatencyTable

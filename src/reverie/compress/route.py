@@ -17,13 +17,13 @@ from reverie.compress.features import matching_features
 from reverie.compress.latencies import cost_columns
 from reverie.compress.plan import Plan
 from reverie.compress.result import Attempted, Decision
-from reverie.compress.run_folder import RunFolder
 from reverie.compress.sites import Problem, Sites, build_problem
 from reverie.core.budget import Budget, Quantity
 from reverie.core.edit import Record
 from reverie.core.errors import BudgetInfeasible
 from reverie.core.events import Event, Listener
 from reverie.core.network import ImageNetwork
+from reverie.core.run_folder import RunFolder
 from reverie.core.source import Source
 from reverie.cost.count import Count
 from reverie.cost.latency import LatencyTable, measure_networks

@@ -1,21 +1,24 @@
 """Which layer of the student is asked to be like which layer of the teacher, and in what sense."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reverie.core.describe import describe
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
-from reverie.core.rng import generator
+from reverie.core.modes import frozen
+from reverie.core.rng import generator, preserved_rng
 from reverie.core.tap import Reading, tap
 from reverie.distill.adapters import Adapter
 from reverie.distill.feature_losses import FeatureLoss, feature_loss
 from reverie.distill.features import Features, feature_of, select_kept
 
-__all__ = ["Match", "Matched", "same_layers"]
+__all__ = ["Match", "Matched", "same_layers", "stage_matches"]
 
 
 @dataclass(frozen=True)
@@ -83,24 +86,29 @@ class Matched:
         _check_names([match.student for match in matches], student, role="student")
         if not matches:
             return
-        with self.reading(), torch.no_grad():
+        # In training mode, where normalizations make features as large as they will be; on a copy, which they change.
+        trial = copy.deepcopy(student).train()
+        with self._reading(trial), torch.no_grad():
             teacher(images)
-            student(images)
+            trial(images)
             for index, match in enumerate(self.matches):
                 adapter = self._fitting(match, generator(seed, "adapter", index))
                 if adapter is not None:
                     self.adapters[str(index)] = adapter.to(images.device)
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
+    def reading(self) -> AbstractContextManager[None]:
         """Read the layers of both networks while the body runs."""
+        return self._reading(self.student)
+
+    @contextmanager
+    def _reading(self, student: nn.Module) -> Iterator[None]:
         if not self.matches:
             yield
             return
         with ExitStack() as stack:
             names = ({match.teacher for match in self.matches}, {match.student for match in self.matches})
             self._of_teacher = stack.enter_context(tap(self.teacher, lambda name, _: name in names[0]))
-            self._of_student = stack.enter_context(tap(self.student, lambda name, _: name in names[1]))
+            self._of_student = stack.enter_context(tap(student, lambda name, _: name in names[1]))
             yield
 
     def loss(self) -> Tensor | None:
@@ -151,3 +159,49 @@ def _check_names(names: Sequence[str], network: nn.Module, *, role: str) -> None
 def _unlike(name: str, other: str) -> tuple[int, int]:
     shared = len(set(name.split(".")) & set(other.split(".")))
     return -shared, abs(len(name) - len(other))
+
+
+def stage_matches(teacher: nn.Module, student: nn.Module, images: Tensor, *, weight: float = 30.0) -> tuple[Match, ...]:
+    """The last feature map of each resolution of the teacher beside the student's, weights adding up to `weight`.
+
+    Layers are read as they run, so the choice follows the networks and not their classes; where widths differ, the
+    matches learn adapters.
+
+    Args:
+        teacher: Takes the images; untouched.
+        student: Likewise.
+        images: (n, c, h, w) in [0, 1].
+        weight: At least 0.
+
+    Returns:
+        Matches in the order in which the teacher first reaches each resolution; empty where none is common.
+
+    Example:
+        >>> teacher, student = (nn.Sequential(nn.Conv2d(1, w, 3), nn.ReLU()) for w in (8, 4))
+        >>> [(match.student, match.teacher) for match in stage_matches(teacher, student, torch.zeros(2, 1, 8, 8))]
+        [('1', '1')]
+    """
+    theirs, ours = _last_maps(teacher, images), _last_maps(student, images)
+    common = [size for size in theirs if size in ours]
+    return tuple(Match(ours[size], theirs[size], weight=weight / len(common)) for size in common)
+
+
+def _last_maps(network: nn.Module, images: Tensor) -> dict[tuple[int, ...], str]:
+    """Height and width -> the layer that last returned a map of that size; a single pixel is no map."""
+    last: dict[tuple[int, ...], str] = {}
+
+    def reader(name: str) -> Callable[[nn.Module, tuple[Any, ...], object], None]:
+        def read(_module: nn.Module, _inputs: tuple[Any, ...], output: object) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
+                last[tuple(output.shape[2:])] = name
+
+        return read
+
+    handles = [module.register_forward_hook(reader(name)) for name, module in network.named_modules() if name]
+    try:
+        with frozen(network), torch.no_grad(), preserved_rng():
+            network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return last

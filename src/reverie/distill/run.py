@@ -134,9 +134,7 @@ class Run:
         self.expected = predict(self.teacher, self.held)
         self._check_classes()
         tried = source.floats(slice(0, TRIED_IMAGES)).to(self.device)
-        self.student.eval()
         self.matched = Matched(settings.matches, self.teacher, self.student, tried, seed=settings.seed)
-        self.student.train()
         self.average = RunningAverage(self.student, decay=settings.average) if settings.average else None
         self.trained = {
             **{f"student/{name}": parameter for name, parameter in self.student.named_parameters()},

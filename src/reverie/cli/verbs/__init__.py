@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from reverie.cli.answer import Answer
 from reverie.cli.verbs.bench import bench
 from reverie.cli.verbs.compress import compress, demo
+from reverie.cli.verbs.distill import distill
 from reverie.cli.verbs.doctor import doctor
 from reverie.cli.verbs.dream import dream
 from reverie.cli.verbs.evaluate import evaluate
@@ -14,7 +15,7 @@ from reverie.cli.verbs.report import report
 
 __all__ = ["ALL", "GROUPS"]
 
-ALL: tuple[Callable[..., Answer], ...] = (compress, dream, inspect, evaluate, demo, report, bench, doctor)
+ALL: tuple[Callable[..., Answer], ...] = (compress, dream, distill, inspect, evaluate, demo, report, bench, doctor)
 
 # Verbs of two words: the first word -> what it is about, and the verbs behind it.
 GROUPS: Mapping[str, tuple[str, tuple[Callable[..., Answer], ...]]] = {

@@ -61,9 +61,9 @@ def _dreamed(
     network: "ImageNetwork", judge: "ImageNetwork | None", out: Path, config: dict[str, Any], asked: dict[str, Any]
 ) -> Answer:
     """Fill the run folder."""
-    from reverie.compress.run_folder import open_run
     from reverie.core.digest import sha256_tensors
     from reverie.core.environment import environment
+    from reverie.core.run_folder import open_run
     from reverie.core.store import read_json, write_json
     from reverie.dream import dream as dreamed
     from reverie.report.folder import DREAMS_FILE, RUN_FILE

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from reverie.compress.run_folder import open_run
 from reverie.core.errors import CorruptFile, FolderInUse
+from reverie.core.run_folder import open_run
 
 
 def test_a_stage_is_done_once_and_read_afterwards(tmp_path):

@@ -1,0 +1,174 @@
+"""`reverie distill`: teach a student what a network knows, without its data."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from reverie.cli.answer import PLAIN, Answer, Manner
+from reverie.cli.console import progress
+from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+from reverie.core.errors import RangeError
+
+if TYPE_CHECKING:
+    from reverie.report.table import Table
+    from reverie.teach import Line, Taught
+
+__all__ = ["distill"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Images:
+    """Which images teach, and which are compared with or counted.
+
+    Attributes:
+        source: Your own images in place of dreams: a folder or an .npz file as for --test-set.
+        bank: A finished bank of this teacher's dreams, in place of new ones.
+        real: Real images to compare with: a student is also taught on as many of these as there are dreams.
+        test_set: Labeled images, read after the last step: zoo:fashion-mnist, a folder, or an .npz file.
+    """
+
+    source: str | None = None
+    bank: Path | None = None
+    real: str | None = None
+    test_set: str | None = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Lessons:
+    """How much work is put in.
+
+    Attributes:
+        dreams: How many images to synthesize.
+        dream_steps: Optimization steps per dream.
+        teach_steps: Training steps of every student.
+        batch_size: Images in a batch.
+        learning_rate: Its peak.
+        weight_decay: Of all parameters.
+        feature_weight: Of matching feature maps; 0 teaches the answers alone.
+        control: Teach a student on Gaussian noise as well, to be shown beside.
+        seed: Decides everything random.
+    """
+
+    dreams: int = 1024
+    dream_steps: int = 60
+    teach_steps: int = 800
+    batch_size: int = 64
+    learning_rate: float = 0.05
+    weight_decay: float = 5e-4
+    feature_weight: float = 30.0
+    control: Annotated[bool, Parameter(negative="--no-control")] = True
+    seed: int = 0
+
+
+DREAMED = Images()
+USUAL = Lessons()
+
+
+def distill(
+    teacher: str,
+    student: str,
+    /,
+    *,
+    out: Path,
+    images: Images = DREAMED,
+    seeds: int = 1,
+    from_teacher: Annotated[bool, Parameter(negative=())] = False,
+    lessons: Lessons = USUAL,
+    loading: Loading = AS_STATED,
+    manner: Manner = PLAIN,
+) -> Answer:
+    """Teach a student what a network knows, from dreams of that network unless images are given.
+
+    Writes a run folder; the same command again goes on where it was interrupted. Figures are those after the last step
+    of every seed, and the test images choose nothing.
+
+    Args:
+        teacher: The network that knows: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or a run's folder.
+        student: An architecture, built anew: zoo:NAME, timm:NAME, package.module:factory. With weights: the folder of
+            a run, such as a cut network's, or a reference with @WEIGHTS.
+        out: The run folder; new, empty, or of the same command.
+        images: Which images teach, and which are compared with or counted.
+        seeds: How many students are taught, each from a start of its own.
+        from_teacher: A new student begins with slices of the teacher's weights.
+        lessons: How much work is put in.
+        loading: How the teacher is read.
+        manner: How the answer is given.
+    """
+    del manner
+    if seeds < 1:
+        raise RangeError(f"--seeds is a number of students and at least 1, got {seeds}")
+    network = load_network(teacher, loading)
+    own, real, test = (
+        None if named is None else labeled_images(named, network)
+        for named in (images.source, images.real, images.test_set)
+    )
+    from reverie.teach import start_student, teach
+
+    starts = [
+        start_student(student, network, seed=lessons.seed + index, from_teacher=from_teacher) for index in range(seeds)
+    ]
+    with progress() as on_event:
+        found = teach(
+            network,
+            starts,
+            folder=out,
+            source=own,
+            bank=images.bank,
+            real=real,
+            test=test,
+            **asdict(lessons),
+            on_event=on_event,
+        )
+    asked = {"teacher": teacher, "student": student, "seeds": seeds, "from_teacher": from_teacher}
+    given = {name: None if value is None else str(value) for name, value in asdict(images).items()}
+    return _handed_over(found, out, {**asked, **given, **asdict(lessons)})
+
+
+def _handed_over(found: "Taught", out: Path, asked: dict[str, object]) -> Answer:
+    """Write what only the command line knows, draw the dreams, and say where everything is."""
+    from reverie.core.store import read_json, write_json
+    from reverie.report.folder import DREAMS_FILE, RUN_FILE
+    from reverie.report.picture import dream_grid, save_png
+    from reverie.report.table import to_rich
+
+    run = {**read_json(out / RUN_FILE), "asked": asked}
+    write_json(out / RUN_FILE, run)
+    if found.source.name == "dreams" and found.source.labels is not None:
+        picture = dream_grid(found.source.images, found.source.labels, class_names=found.network.class_names)
+        save_png(picture, out / DREAMS_FILE)
+    taught = found.lines[0]
+    how = (
+        f"After the last step, mean of {len(taught.agreement)} seeds; {taught.count} images each. Agreement is that "
+        f"with the teacher on {found.judged} images that taught nothing."
+    )
+    shown: list[object] = [to_rich(_table(found)), how]
+    if found.difference is not None and found.network_accuracy is not None:
+        gap = found.difference
+        shown.append(
+            f"The student handed over has {found.network_accuracy.value:.2%} on {found.network_accuracy.count} test "
+            f"images, {100 * gap.difference:+.2f} points from the teacher (95 % interval {100 * gap.low:+.2f} to "
+            f"{100 * gap.high:+.2f}, paired)."
+        )
+    return Answer({"folder": str(out), **run}, (*shown, f"network: {out / 'model.onnx'}"))
+
+
+def _table(found: "Taught") -> "Table":
+    """One row per kind of lessons, between the teacher and the student before any."""
+    from reverie.report.table import Table
+    from reverie.report.text import percent_text
+
+    def row(name: str, line: "Line") -> tuple[str, ...]:
+        agreed = percent_text(sum(line.agreement) / len(line.agreement))
+        if line.accuracy is None:
+            return name, agreed, "", ""
+        mean = sum(line.accuracy) / len(line.accuracy)
+        return name, agreed, percent_text(mean), percent_text(min(line.accuracy))
+
+    teacher = "" if found.teacher_accuracy is None else percent_text(found.teacher_accuracy.value)
+    rows = [("teacher", "", teacher, teacher), row("student before", found.before)]
+    rows += [row(f"taught on {line.images}", line) for line in found.lines]
+    return Table(("", "agreement", "test accuracy", "lowest seed"), tuple(rows))

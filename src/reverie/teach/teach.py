@@ -1,0 +1,334 @@
+"""Teach students what a network knows, with no data unless some is given, and say what the lessons were worth.
+
+Dream images from the teacher, teach on them, and measure beside it what the same lessons reach on Gaussian noise and,
+where real images are given, on as many of those. Test images are read after the last step of the last student.
+
+Cost: the dreams once; each student, and each image source that it is compared with, the steps of one distillation.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from reverie.core.digest import sha256_tensors
+from reverie.core.edit import Record
+from reverie.core.environment import environment
+from reverie.core.errors import FolderInUse, RangeError, ReferenceNotFound, ShapeError
+from reverie.core.events import Listener, silent
+from reverie.core.network import ImageNetwork, as_network
+from reverie.core.run_folder import RUN_FORMAT, RunFolder, open_run
+from reverie.core.source import Source, noise_source
+from reverie.core.store import read_json, write_bytes, write_json
+from reverie.cost.onnx import check_onnx, export_onnx
+from reverie.distill import Distilled, distill, stage_matches
+from reverie.dream import Bank, dream
+from reverie.metrics.classify import PairedDifference, Share, accuracy, agreement, paired_difference
+from reverie.metrics.evaluate import predict
+from reverie.zoo.runs import save
+
+__all__ = ["Line", "Taught", "teach"]
+
+JUDGED_SHARE = 0.1
+LEAST_DREAMS = 64
+PROBED_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one kind of lessons reached, seed by seed, after the last step.
+
+    Attributes:
+        images: What was learned from: `"dreams"`, `"noise"`, `"real"`, or the name of the source that was given.
+        count: How many images.
+        agreement: Of each student with the teacher, on images that taught nothing.
+        accuracy: Of each student on the test images; None where there are none.
+    """
+
+    images: str
+    count: int
+    agreement: tuple[float, ...]
+    accuracy: tuple[float, ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """A student that was taught, and what is known about it.
+
+    Attributes:
+        network: The student with the least divergence from the teacher on held-out images: what is handed over.
+        lines: What each kind of lessons reached; the first is that of `network`.
+        before: The first student before its lessons.
+        teacher_accuracy: On the test images; None where there are none.
+        network_accuracy: Of `network`, likewise.
+        difference: Of `network` from the teacher on the same test images, likewise.
+        source: What taught `network`.
+        judged: How many images judged the agreement.
+        onnx: `network` for ONNX Runtime, checked against PyTorch.
+        seconds: Time spent, by stage.
+    """
+
+    network: ImageNetwork
+    lines: tuple[Line, ...]
+    before: Line
+    teacher_accuracy: Share | None
+    network_accuracy: Share | None
+    difference: PairedDifference | None
+    source: Source
+    judged: int
+    onnx: bytes
+    seconds: Mapping[str, float]
+
+    def figures(self) -> dict[str, Any]:
+        """Everything as one JSON value."""
+        return {
+            "lines": [asdict(line) for line in self.lines],
+            "before": asdict(self.before),
+            "teacher_accuracy": None if self.teacher_accuracy is None else asdict(self.teacher_accuracy),
+            "network_accuracy": None if self.network_accuracy is None else asdict(self.network_accuracy),
+            "difference": None if self.difference is None else asdict(self.difference),
+            "judged": self.judged,
+            "seconds": {stage: round(value, 2) for stage, value in self.seconds.items()},
+        }
+
+
+def teach(
+    teacher: nn.Module,
+    students: Sequence[nn.Module],
+    *,
+    folder: Path | str | None = None,
+    source: Source | None = None,
+    bank: Path | str | None = None,
+    real: Source | None = None,
+    test: Source | None = None,
+    dreams: int = 1024,
+    dream_steps: int = 60,
+    teach_steps: int = 800,
+    batch_size: int = 64,
+    learning_rate: float = 0.05,
+    weight_decay: float = 5e-4,
+    feature_weight: float = 30.0,
+    control: bool = True,
+    seed: int = 0,
+    on_event: Listener = silent,
+) -> Taught:
+    """Teach students a network's answers and its inner features, on its own dreams unless a source is given.
+
+    Every student has the same lessons but for the seed; the spread over them is that of their starts. Figures are those
+    after the last step, never those of the best one, and the test images choose nothing. With a folder, every stage is
+    kept there, so the same call after a kill goes on where it was; it ends with `model.safetensors` and `record.json`
+    of the handed-over student, `model.onnx`, `run.json` and `bank/`.
+
+    Args:
+        teacher: A classifier of images; untouched, whatever mode it is in.
+        students: One start for each seed; untouched.
+        folder: Where to keep the run; None writes nothing.
+        source: Images to use in place of dreams; labels are not read.
+        bank: A finished bank of this teacher's dreams to use, as `dream` wrote it.
+        real: Real images to compare with: as many as there are dreams teach a student of the first start.
+        test: Labeled images, counted at the very end.
+        dreams: Images to dream, at least 64, where neither source nor bank is given.
+        dream_steps: Optimization steps per dream.
+        teach_steps: Training steps of every student.
+        batch_size: Images in a batch.
+        learning_rate: Its peak.
+        weight_decay: At least 0.
+        feature_weight: Of matching the last feature map at each resolution; 0 teaches the answers alone.
+        control: Whether a student of the first start is also taught on Gaussian noise.
+        seed: Decides all random choices.
+        on_event: Called with every step of every stage.
+
+    Raises:
+        RangeError: A number is out of its range, or there is no student.
+        ShapeError: Teacher, students or images do not fit each other.
+        StatisticsMissing: The teacher has no batch normalization to dream from, and no source is given.
+        FolderInUse: The folder holds another run, or the bank holds dreams of another teacher.
+        NotWritable: The folder cannot be written.
+
+    Example:
+        >>> teach(nn.Flatten(), [])
+        Traceback (most recent call last):
+        reverie.core.errors.RangeError: there is no student to teach; give at least one
+
+    Fails when: the teacher does not classify, so that there is nothing to dream.
+    """
+    if not students:
+        raise RangeError("there is no student to teach; give at least one")
+    if dreams < LEAST_DREAMS:
+        raise RangeError(f"dreams must be at least {LEAST_DREAMS} to teach and to judge with, got {dreams}")
+    network = as_network(teacher)
+    starts = [as_network(student, network.image_shape) for student in students]
+    _check(network, starts, (source, real, test))
+    lessons = {
+        "teach_steps": teach_steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "feature_weight": feature_weight,
+    }
+    config: dict[str, Any] = {
+        "weights_sha256": sha256_tensors(network.state_dict()),
+        "students_sha256": [sha256_tensors(start.state_dict()) for start in starts],
+        "source": "dreams" if source is None else sha256_tensors({"images": source.images}),
+        "bank": None if bank is None else str(bank),
+        "real": None if real is None else sha256_tensors({"images": real.images}),
+        "dreams": dreams,
+        "dream_steps": dream_steps,
+        **lessons,
+        "control": control,
+        "seed": seed,
+    }
+    with open_run(None if folder is None else Path(folder), verb="distill", config=config) as run:
+        if source is None:
+            made = _bank(network, bank, run, count=dreams, steps=dream_steps, seed=seed, on_event=on_event)
+            source = made.source()
+        rest, judged = source.split(held_out=JUDGED_SHARE, seed=seed)
+        school = _School(network, judged, run, lessons, on_event)
+        taught = [school.lesson(start, rest, f"{rest.name}-{i}", seed=seed + i) for i, start in enumerate(starts)]
+        others = {}
+        if control:
+            noise = noise_source(count=len(rest), image_shape=network.image_shape, seed=seed)
+            others["noise"] = school.lesson(starts[0], noise, "noise", seed=seed)
+        if real is not None:
+            others["real"] = school.lesson(starts[0], _as_many(real, rest), "real", seed=seed)
+        result = school.result(starts[0], rest, taught, others, test)
+        if run.path is not None:
+            _write(result, run.path, config)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class _School:
+    """What all students have in common."""
+
+    teacher: ImageNetwork
+    judged: Source
+    run: RunFolder
+    lessons: Mapping[str, Any]
+    on_event: Listener
+
+    def lesson(self, start: ImageNetwork, source: Source, name: str, *, seed: int) -> Distilled:
+        """One distillation, kept in the run's folder while it lasts."""
+        probed = self.judged.floats(slice(0, PROBED_IMAGES))
+        matches = stage_matches(self.teacher, start, probed, weight=self.lessons["feature_weight"])
+        return self.run.timed(
+            f"teaching-{name}",
+            lambda: distill(
+                self.teacher,
+                start,
+                source,
+                matches=matches if self.lessons["feature_weight"] else (),
+                steps=self.lessons["teach_steps"],
+                batch_size=self.lessons["batch_size"],
+                learning_rate=self.lessons["learning_rate"],
+                weight_decay=self.lessons["weight_decay"],
+                seed=seed,
+                checkpoint=self.run.file(f"stages/teaching-{name}.safetensors"),
+                on_event=self.on_event,
+            ),
+        )
+
+    def line(self, name: str, count: int, networks: Sequence[nn.Module], test: Source | None) -> Line:
+        """Networks on the images that judge."""
+        expected = predict(self.teacher, self.judged)
+        agreed = tuple(agreement(predict(network, self.judged), expected).value for network in networks)
+        if test is None or test.labels is None:
+            return Line(name, count, agreed, None)
+        labels = test.labels
+        return Line(name, count, agreed, tuple(accuracy(predict(one, test), labels).value for one in networks))
+
+    def result(
+        self,
+        start: ImageNetwork,
+        source: Source,
+        taught: Sequence[Distilled],
+        others: Mapping[str, Distilled],
+        test: Source | None,
+    ) -> Taught:
+        """Measure everything, test images last of all."""
+        best = min(taught, key=lambda one: one.held_out_loss_nats).student
+        if not isinstance(best, ImageNetwork):
+            raise TypeError("distill returns a network of the type that it was given")
+        onnx = export_onnx(best)
+        check_onnx(onnx, best, self.judged.floats(slice(0, 7)))
+        started = time.monotonic()
+        lines = [self.line(source.name, len(source), [one.last for one in taught], test)]
+        lines += [self.line(name, len(source), [one.last], test) for name, one in others.items()]
+        before = self.line("none", 0, [start], test)
+        tested = _tested(self.teacher, best, test)
+        self.run.seconds["testing"] = time.monotonic() - started
+        return Taught(best, tuple(lines), before, *tested, source, len(self.judged), onnx, dict(self.run.seconds))
+
+
+def _tested(
+    teacher: ImageNetwork, student: ImageNetwork, test: Source | None
+) -> tuple[Share | None, Share | None, PairedDifference | None]:
+    if test is None or test.labels is None:
+        return None, None, None
+    logits: dict[str, Tensor] = {"teacher": predict(teacher, test), "student": predict(student, test)}
+    right = {name: mine.argmax(1) == test.labels for name, mine in logits.items()}
+    return (
+        accuracy(logits["teacher"], test.labels),
+        accuracy(logits["student"], test.labels),
+        paired_difference(right["student"], right["teacher"]),
+    )
+
+
+def _bank(
+    network: ImageNetwork,
+    bank: Path | str | None,
+    run: RunFolder,
+    *,
+    count: int,
+    steps: int,
+    seed: int,
+    on_event: Listener,
+) -> Bank:
+    """The bank that was given, checked to be this teacher's, or a new one."""
+    if bank is None:
+        path = run.file("bank")
+        return run.timed(
+            "dreaming", lambda: dream(network, count=count, steps=steps, seed=seed, path=path, on_event=on_event)
+        )
+    loaded = Bank.load(bank)
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    if read_json(Path(bank) / "manifest.json")["teacher_sha256"] != sha256_tensors(tensors):
+        raise FolderInUse(
+            f"the bank {bank} holds dreams of another network than this teacher (its weights differ). "
+            "Give a bank of this teacher, or none to dream anew."
+        )
+    return loaded
+
+
+def _as_many(real: Source, source: Source) -> Source:
+    if len(real) <= len(source):
+        return real
+    share = len(source) / len(real)
+    return real.split(held_out=share, seed=0)[1]
+
+
+def _check(teacher: ImageNetwork, students: Sequence[ImageNetwork], sources: Sequence[Source | None]) -> None:
+    for student in students:
+        if tuple(student.image_shape) != tuple(teacher.image_shape):
+            raise ShapeError(
+                f"the teacher takes images {tuple(teacher.image_shape)} and the student {tuple(student.image_shape)}; "
+                "both see the same images. Choose a student for the teacher's images."
+            )
+    for images in sources:
+        if images is not None:
+            teacher.check_images(images.images)
+    test = sources[-1]
+    if test is not None and test.labels is None:
+        raise ReferenceNotFound(f"the test images {test.name!r} have no labels, so accuracy cannot be measured")
+
+
+def _write(result: Taught, folder: Path, config: Mapping[str, Any]) -> None:
+    """The folder's results; `run.json` comes last and says that they are there."""
+    if result.network.origin is not None:
+        save(result.network, folder, record=Record())
+    write_bytes(folder / "model.onnx", result.onnx)
+    head = {"format": RUN_FORMAT, "verb": "distill", "config": dict(config), "finished": True}
+    write_json(folder / "run.json", head | environment() | {"figures": result.figures()})

@@ -1,0 +1,55 @@
+"""`reverie distill` from the words typed to the folder written."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reverie.cli.main import main
+
+STUDENT = "reverie.zoo.networks:CifarResNet(blocks=1, widths=[4, 4, 4], in_channels=1)"
+QUICK = ["--teach-steps", "2", "--batch-size", "8", "--learning-rate", "0.001"]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "images.npz"
+    np.savez(path, images=rng.integers(0, 256, (64, 1, 28, 28), dtype=np.uint8), labels=np.arange(64) % 10)
+    return path
+
+
+def test_a_student_is_taught_and_the_answer_is_one_json_object(
+    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["distill", "zoo:fashion-vgg", STUDENT, "--out", str(tmp_path / "run"), "--source", str(images)]
+    words += ["--test-set", str(images), "--seeds", "2", "--no-control", "--json", *QUICK]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["asked"]["student"] == STUDENT
+    assert len(found["figures"]["lines"][0]["accuracy"]) == 2
+    assert main([word for word in words if word != "--json"]) == 0
+    shown = capsys.readouterr().out
+    assert "student before" in shown
+    assert "points from the teacher (95 % interval" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["zoo:fashion-vgg", "zoo:absent"], "the zoo has no network 'absent'"),
+        (["zoo:fashion-vgg", STUDENT, "--seeds", "0"], "--seeds is a number of students and at least 1, got 0"),
+        (["zoo:fashion-vgg", "zoo:cifar10-vgg"], "the teacher takes images (1, 28, 28) and the student (3, 32, 32)"),
+        (
+            ["zoo:fashion-vgg", STUDENT.replace("1)", "1, num_classes=7)")],
+            "answers for 7 classes and the teacher for 10",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(
+    words: list[str], message: str, tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["distill", *words, "--source", str(images), "--out", str(tmp_path / "run"), *QUICK]) == 2
+    said = capsys.readouterr().err
+    assert message in " ".join(said.split())
