@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from reverie.core.errors import RangeError, ShapeError, StatisticsMissing
 from reverie.core.events import Event
 from reverie.core.network import ImageNetwork
-from reverie.dream import balanced_targets, class_term, dream, total_variation_term
+from reverie.dream import (
+    BatchNormStatistics,
+    balanced_targets,
+    class_term,
+    default_term,
+    dream,
+    total_variation_term,
+)
 from traces import changes, global_trace, model_trace
 
 SHAPE = (3, 8, 8)
@@ -98,6 +105,8 @@ def test_shapes_that_do_not_fit(small_net: nn.Module) -> None:
     with pytest.raises(ShapeError, match=r"targets must name one class for each of 5 images"):
         dream(small_net, **QUICK, targets=[0, 1])
     with pytest.raises(ShapeError, match=r"image_shape must be \(channels, height, width\)"):
+        dream(small_net, count=1, image_shape=(3,))
+    with pytest.raises(ShapeError, match=r"cannot take images of 3 channels, 8 pixels \("):
         dream(small_net, count=1, image_shape=(3, 8))
     with pytest.raises(ShapeError, match=r"cannot take images of 1 channels, 8 by 8 pixels \(.*channels"):
         dream(small_net, count=1, image_shape=(1, 8, 8))
@@ -127,8 +136,9 @@ def test_networks_that_are_no_classifiers(head: Callable[[Tensor], object], foun
 
 def test_missing_statistics_say_what_was_found() -> None:
     body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(144, 2))
+    asked = {"count": 1, "image_shape": SHAPE, "term": default_term(), "statistics": BatchNormStatistics()}
     with pytest.raises(StatisticsMissing, match=r"Sequential stores none \(found: 1 GroupNorm\)\. Pass a term without"):
-        dream(body, count=1, image_shape=SHAPE)
+        dream(body, **asked)  # type: ignore[arg-type]
     bank = dream(body, count=3, image_shape=SHAPE, steps=2, term=class_term() + 0.5 * total_variation_term())
     assert len(bank) == 3
 

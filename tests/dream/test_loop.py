@@ -19,7 +19,6 @@ from reverie.dream import (
     ShiftAndFlip,
     Term,
     View,
-    choose_precision,
     class_term,
     norm_term,
     optimize,
@@ -165,10 +164,3 @@ def test_numbers_that_run_away_are_an_error(trained: nn.Module) -> None:
 def test_numbers_out_of_range(trained: nn.Module, changed: dict[str, float]) -> None:
     with pytest.raises(RangeError, match="must be"):
         run(trained, **changed)
-
-
-def test_depthwise_networks_stay_in_single_precision() -> None:
-    depthwise = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8))
-    assert choose_precision(depthwise) == torch.float32
-    native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    assert choose_precision(depthwise[0]) == (torch.bfloat16 if native else torch.float32)

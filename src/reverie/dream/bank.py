@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from reverie.core.digest import sha256_tensors
 from reverie.core.errors import CorruptFile, ShapeError, VerificationFailed
 from reverie.core.source import Source
 from reverie.dream.bank_folder import Folder, read_manifest, read_shard
 from reverie.dream.shard import Shard
 from reverie.metrics import repeated
 
-__all__ = ["Bank", "Folder", "Shard"]
+__all__ = ["Bank", "Folder", "Shard", "teacher_sha256"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +34,7 @@ class Bank:
         seeds: (n,) int64, the seed of each image's first noise.
         config: What was asked, as JSON values.
         folder: Where it is kept, or None: in memory.
+        teacher_sha256: Which weights were dreamed of, where that is known.
     """
 
     images: Tensor
@@ -41,6 +43,7 @@ class Bank:
     seeds: Tensor
     config: Mapping[str, Any]
     folder: Path | None = None
+    teacher_sha256: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -84,7 +87,7 @@ class Bank:
         Shapes: pick (m,) int64 places, or (n,) bool.
         """
         images, labels, logits, seeds = (part[pick] for part in (self.images, self.labels, self.logits, self.seeds))
-        return Bank(images, labels, logits, seeds, self.config)
+        return Bank(images, labels, logits, seeds, self.config, teacher_sha256=self.teacher_sha256)
 
     def verify(self) -> None:
         """Check that every shard on disk is what the manifest says, and that the bank is sound.
@@ -104,10 +107,16 @@ class Bank:
             raise VerificationFailed(f"the bank holds labels outside 0..{classes - 1}")
 
     @staticmethod
-    def from_shards(shards: list[Shard], config: Mapping[str, Any], folder: Path | None = None) -> "Bank":
+    def from_shards(
+        shards: list[Shard],
+        config: Mapping[str, Any],
+        folder: Path | None = None,
+        *,
+        teacher_sha256: str | None = None,
+    ) -> "Bank":
         """Join shards, in order."""
         joined = {name: torch.cat([getattr(shard, name) for shard in shards]) for name in Shard.__dataclass_fields__}
-        return Bank(**joined, config=config, folder=folder)
+        return Bank(**joined, config=config, folder=folder, teacher_sha256=teacher_sha256)
 
     @staticmethod
     def load(folder: Path | str) -> "Bank":
@@ -125,7 +134,12 @@ class Bank:
             raise CorruptFile(
                 f"{folder} holds {found} of {config['count']} dreams; the run was killed. Run it again to finish."
             )
-        return Bank.from_shards([read_shard(folder, entry) for entry in shards], config, folder)
+        return Bank.from_shards(
+            [read_shard(folder, entry) for entry in shards],
+            config,
+            folder,
+            teacher_sha256=manifest["teacher_sha256"],
+        )
 
     def _check_classes(self) -> None:
         if self.labels.shape != (len(self),) or self.labels.dtype != torch.int64 or self.logits.ndim != 2:
@@ -133,3 +147,13 @@ class Bank:
                 f"this bank holds labels {tuple(self.labels.shape)} and answers {tuple(self.logits.shape)}, not one "
                 "class for each dream. Ask the head that it was dreamed for."
             )
+
+
+def teacher_sha256(network: nn.Module) -> str:
+    """Which weights: the SHA-256 of a network's parameters and buffers, as a bank's manifest holds it.
+
+    Example:
+        >>> teacher_sha256(nn.Linear(1, 1)) == teacher_sha256(nn.Linear(1, 1))
+        False
+    """
+    return sha256_tensors({**dict(network.named_parameters()), **dict(network.named_buffers())})

@@ -9,6 +9,7 @@ Source: jitter against high-frequency patterns, Mordvintsev et al. 2015, "Incept
 flips, Yin et al. 2020, arXiv:1912.08795.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class PixelCanvas:
     """The pixels themselves, kept in [0, 1].
 
     Args:
-        pixels: (n, c, h, w) start values in [0, 1]; copied.
+        pixels: (n, c, ...) start values in [0, 1]; copied.
 
     Example:
         >>> canvas = PixelCanvas(torch.full((1, 1, 2, 2), 0.5))
@@ -51,7 +52,8 @@ class PixelCanvas:
     """
 
     def __init__(self, pixels: Tensor) -> None:
-        self.pixels = pixels.detach().clone(memory_format=torch.channels_last).requires_grad_()
+        layout = torch.channels_last if pixels.ndim == 4 else torch.contiguous_format
+        self.pixels = pixels.detach().clone(memory_format=layout).requires_grad_()
 
     @staticmethod
     def noise(
@@ -64,7 +66,7 @@ class PixelCanvas:
 
         Args:
             seeds: One per image.
-            image_shape: (c, h, w).
+            image_shape: (c, length), (c, h, w) or (c, d, h, w).
             deviation: Standard deviation around 1/2, in units of the whole range; > 0.
             device: Where the pixels live; the noise is the same everywhere.
 
@@ -92,10 +94,10 @@ class PixelCanvas:
 class ShiftAndFlip:
     """Shift each image around its edges, and mirror each second one, all at random and each on its own.
 
-    Shapes: (n, c, h, w) -> (n, c, h, w), the same pixels in other places.
+    Shapes: (n, c, ...) -> the same, the same pixels in other places.
 
     Attributes:
-        shift: Largest shift in pixels, down and across, in both directions; 0 shifts nothing.
+        shift: Largest shift in pixels, along each axis, in both directions; 0 shifts nothing.
         flip: Whether to mirror left and right with probability 1/2.
     """
 
@@ -104,7 +106,23 @@ class ShiftAndFlip:
 
     def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """What the network is shown of the images in one step."""
-        return _Rearrange.apply(images, *self._places(images, rng))
+        if images.ndim == 4:
+            return _Rearrange.apply(images, *self._places(images, rng))
+        return self._along_each_axis(images, rng)
+
+    def _along_each_axis(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """One gather per axis, for any number of axes."""
+        for axis in range(2, images.ndim):
+            side = images.shape[axis]
+            shifts = torch.randint(-self.shift, self.shift + 1, (len(images), 1), generator=rng)
+            places = (torch.arange(side) + shifts) % side
+            if axis == images.ndim - 1:
+                mirrored = (torch.rand(len(images), 1, generator=rng) < 0.5) & self.flip
+                places = torch.where(mirrored, places.flip(1), places)
+            shape = [len(images), *[1] * (images.ndim - 1)]
+            shape[axis] = side
+            images = images.gather(axis, places.view(shape).to(images.device).expand_as(images))
+        return images
 
     def _places(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """(n, h w): where each seen pixel comes from, and where each pixel goes."""
@@ -134,17 +152,25 @@ class _Rearrange(torch.autograd.Function):
 
 
 def _clouds(image_shape: Sequence[int], rng: torch.Generator) -> Tensor:
-    """(c, h, w) of mean 0 and deviation 1 in expectation over many: noise whose amplitude is 1 / frequency."""
-    channels, height, width = image_shape
-    own, shared = torch.randn(channels + 1, height, width, generator=rng).split([channels, 1])
+    """(c, ...) of mean 0 and deviation 1 in expectation over many: noise whose amplitude is 1 / frequency."""
+    channels, *sides = image_shape
+    own, shared = torch.randn(channels + 1, *sides, generator=rng).split([channels, 1])
     white = math.sqrt(1 - SHARED_LIGHT) * own + math.sqrt(SHARED_LIGHT) * shared
-    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None, :])
+    frequency = _length([*map(torch.fft.fftfreq, sides[:-1]), torch.fft.rfftfreq(sides[-1])])
     # The mean level has no frequency of its own: it varies as the largest shapes do.
-    frequency[0, 0] = 1 / max(height, width)
-    clouds = torch.fft.irfft2(torch.fft.rfft2(white) / frequency, s=(height, width))
-    full = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None, :])
-    full[0, 0] = frequency[0, 0]
+    origin = (0,) * len(sides)
+    frequency[origin] = 1 / max(sides)
+    axes = tuple(range(1, 1 + len(sides)))
+    clouds = torch.fft.irfftn(torch.fft.rfftn(white, dim=axes) / frequency, s=sides, dim=axes)
+    full = _length([*map(torch.fft.fftfreq, sides)])
+    full[origin] = frequency[origin]
     return clouds / full.pow(-2).mean().sqrt()
+
+
+def _length(axes: Sequence[Tensor]) -> Tensor:
+    """The Euclidean length of every vector of a grid."""
+    grids = [axis.view(-1, *[1] * (len(axes) - 1 - place)) for place, axis in enumerate(axes)]
+    return functools.reduce(torch.hypot, grids) if len(grids) > 1 else grids[0].abs()
 
 
 def _rearranged(images: Tensor, places: Tensor) -> Tensor:

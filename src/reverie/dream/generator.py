@@ -27,13 +27,14 @@ from reverie.core.errors import CorruptFile, RangeError, ShapeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork, as_network
+from reverie.core.precision import choose_precision
 from reverie.core.rng import derive_seed, generator, preserved_rng
 from reverie.core.store import write_bytes
 from reverie.dream.bank import Bank, Folder, Shard
 from reverie.dream.canvas import ShiftAndFlip
 from reverie.dream.dream import balanced_targets
 from reverie.dream.fourier import NetworkCanvas
-from reverie.dream.loop import choose_precision, optimize
+from reverie.dream.loop import optimize
 from reverie.dream.running import memory_of, remember, running_statistics_term, with_fresh_memory
 from reverie.dream.terms import Term, class_term, total_variation_term
 

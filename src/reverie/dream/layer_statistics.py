@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from reverie.core.digest import sha256_tensors
 from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound, ShapeError, StatisticsMissing
 from reverie.core.modes import frozen
 from reverie.core.rng import preserved_rng
@@ -50,7 +51,10 @@ class StatisticsSource(Protocol):
 
     @property
     def origin(self) -> str:
-        """In words, for reports and a bank's configuration."""
+        """In words, for reports."""
+
+    def describe(self) -> str:
+        """In words that are the same for the same moments only, for a bank's configuration."""
 
     def __call__(self, network: nn.Module) -> AbstractContextManager[list[Moments]]:
         """Collect moments while the body runs; the list grows as the network is called, empty it between calls."""
@@ -74,6 +78,10 @@ class BatchNormStatistics:
         """Always the same words."""
         return "batch normalization"
 
+    def describe(self) -> str:
+        """The origin."""
+        return self.origin
+
     @contextmanager
     def __call__(self, network: nn.Module) -> Iterator[list[Moments]]:
         """Collect moments in order of execution, the stored ones beside them."""
@@ -96,6 +104,10 @@ class NoStatistics:
     def origin(self) -> str:
         """Always the same words."""
         return "none: image priors alone"
+
+    def describe(self) -> str:
+        """The origin."""
+        return self.origin
 
     @contextmanager
     def __call__(self, network: nn.Module) -> Iterator[list[Moments]]:
@@ -130,13 +142,22 @@ class Statistics:
         modules = dict(network.named_modules())
         with ExitStack() as stack:
             for name, stored in self.layers.items():
-                if name not in modules:
+                # The same network with its preprocessing around it, or without: its body's layers are meant.
+                module = next(
+                    (modules[one] for one in (name, f"body.{name}", name.removeprefix("body.")) if one in modules), None
+                )
+                if module is None:
                     raise ReferenceNotFound(
                         f"the statistics ({self.origin}) name a layer {name!r} that {type(network).__name__} lacks. "
                         "Capture them anew on this network with capture_statistics."
                     )
-                stack.callback(_attach(modules[name], _matching_reader(name, stored, seen)).remove)
+                stack.callback(_attach(module, _matching_reader(name, stored, seen)).remove)
             yield seen
+
+    def describe(self) -> str:
+        """The origin, and which moments."""
+        tensors = {f"{name}:{place}": one for name, pair in self.layers.items() for place, one in enumerate(pair)}
+        return f"{self.origin} ({sha256_tensors(tensors)[:16]})"
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file, whole or not at all.

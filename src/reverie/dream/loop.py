@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from reverie.core.errors import Diverged, RangeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
+from reverie.core.precision import choose_precision
 from reverie.core.rng import generator
 from reverie.core.tap import Reading, Selector, tap
 from reverie.dream.canvas import Augment, Canvas
-from reverie.dream.statistics import Moments, moments
+from reverie.dream.layer_statistics import BatchNormStatistics, StatisticsSource
+from reverie.dream.statistics import Moments
 from reverie.dream.terms import Term, View
 
-__all__ = ["Optimized", "choose_precision", "optimize"]
+__all__ = ["Optimized", "optimize"]
 
 BETAS = (0.5, 0.9)
 
@@ -54,21 +56,23 @@ def optimize(
     learning_rate: float = 0.1,
     precision: torch.dtype | None = None,
     taps: Selector | None = None,
+    statistics: StatisticsSource | None = None,
     on_event: Listener = silent,
 ) -> Optimized:
     """Optimize a canvas in place for a term, and return what it shows in the end.
 
     Args:
-        network: Takes the canvas's images and returns logits (n, k); it works on a private copy, in evaluation mode.
+        network: Takes the canvas's images and returns one tensor; it works on a private copy, in evaluation mode.
         canvas: What is optimized.
         term: What is made small.
-        targets: (n,) int64 classes.
+        targets: What is asked for, as the term reads it: (n,) int64 classes for `class_term`.
         steps: Number of Adam steps, >= 1.
         augment: What the network is shown of the images in each step.
         seed: Seed of the augmentation.
         learning_rate: Of the first step, in units of the pixel range; a cosine takes it to zero.
         precision: `torch.float32` or `torch.bfloat16`; None decides by `choose_precision`.
         taps: Layers whose inputs and outputs the term reads.
+        statistics: Which moments the term sees beside which; None is `BatchNormStatistics`.
         on_event: Told of every step.
 
     Raises:
@@ -97,7 +101,7 @@ def optimize(
         network = _private(network)
         stack.enter_context(frozen(network))
         seen: Mapping[str, Reading] = stack.enter_context(tap(network, taps)) if taps is not None else {}
-        noted: list[Moments] = stack.enter_context(moments(network))
+        noted: list[Moments] = stack.enter_context((statistics or BatchNormStatistics())(network))
         for step in range(steps):
             for group in adam.param_groups:
                 group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -109,7 +113,9 @@ def optimize(
             losses = term.report(view)
             gradients = torch.autograd.grad(torch.stack(list(losses.values())).sum(), parameters)
             for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.grad = gradient
+                # Fused Adam walks both through memory: it would silently mix up pixels of two layouts.
+                same = gradient.stride() == parameter.stride()
+                parameter.grad = gradient if same else torch.empty_like(parameter).copy_(gradient)
             adam.step()
             canvas.settle()
             on_event(Event("dreaming", step + 1, steps))
@@ -120,26 +126,6 @@ def optimize(
             "Lower the learning rate, or the weights of the term."
         )
     return Optimized(images, {name: float(value.detach()) for name, value in losses.items()})
-
-
-def choose_precision(network: nn.Module) -> torch.dtype:
-    """The faster arithmetic for a network where it lives: by rule, not by trial, so one seed gives the same bytes.
-
-    bfloat16 where the machine computes with it natively and no convolution is depthwise: on CPU those gain nothing
-    from it and the passes between them lose (measured: 0.4 times float32 on residual networks, 1.2 times on
-    EfficientNet-Lite0).
-    """
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return torch.float32
-    depthwise = any(
-        module.groups == module.in_channels > 1
-        for module in network.modules()
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    )
-    return torch.float32 if depthwise else torch.bfloat16
 
 
 def _private(network: nn.Module) -> nn.Module:

@@ -40,9 +40,9 @@ class View:
     """What a term may look at: one step of one batch.
 
     Attributes:
-        images: (n, c, h, w) in [0, 1], as the network saw them in this step: shifted, flipped.
-        logits: (n, k) float32, what the network answered.
-        targets: (n,) int64 classes asked for.
+        images: (n, c, ...) in [0, 1], as the network saw them in this step: shifted, flipped.
+        logits: (n, k) float32, what the network answered; (n, ...) for heads other than a single label.
+        targets: (n,) int64 classes asked for, or what the head takes.
         moments: Batch statistics beside stored ones, one for each batch normalization, in order of execution.
         taps: Inputs and outputs of the layers that the caller asked for.
         progress: Share of the steps that are done, in [0, 1).
@@ -145,19 +145,21 @@ class Statistics:
 
 @dataclass(frozen=True)
 class TotalVariation:
-    """Mean over pixels of |x[i+1] - x[i]|^power, down plus across: 2 gives smooth images, 1 flat ones with edges."""
+    """Mean over pixels of |x[i+1] - x[i]|^power, summed over axes: 2 gives smooth images, 1 flat ones with edges."""
 
     power: float = 2.0
 
     def __call__(self, view: View) -> Tensor:
         """Mean over pixels."""
         x = view.images
-        down, across = x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
+        steps = [
+            x.narrow(axis, 1, x.shape[axis] - 1) - x.narrow(axis, 0, x.shape[axis] - 1) for axis in range(2, x.ndim)
+        ]
         if self.power == 1.0:
-            return down.abs().mean() + across.abs().mean()
+            return torch.stack([step.abs().mean() for step in steps]).sum()
         if self.power == 2.0:
-            return down.square().mean() + across.square().mean()
-        return down.abs().pow(self.power).mean() + across.abs().pow(self.power).mean()
+            return torch.stack([step.square().mean() for step in steps]).sum()
+        return torch.stack([step.abs().pow(self.power).mean() for step in steps]).sum()
 
 
 @dataclass(frozen=True)
