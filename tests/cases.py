@@ -19,13 +19,34 @@ from reverie.core.edit import Bypass, Keep, Record, replay
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork, Origin
+from reverie.core.precision import choose_precision
 from reverie.core.rng import generator, preserved_rng
 from reverie.core.source import Source, noise_source
 from reverie.core.tap import tap
 from reverie.cost.count import count
 from reverie.cost.onnx import export_onnx
 from reverie.distill import Candidate, Views, distill, distill_blocks, reestimate_batch_norm, stage_matches, subclone
-from reverie.dream import Bank, PixelCanvas, ShiftAndFlip, choose_precision, default_term, dream, moments, optimize
+from reverie.dream import (
+    Bank,
+    PixelCanvas,
+    ShiftAndFlip,
+    adaptive_dreams,
+    attention_layers,
+    calibrate_statistics,
+    capture_statistics,
+    choose_statistics,
+    default_term,
+    disagreement_term,
+    distill_dataset,
+    dream,
+    generate,
+    masked_disagreement_term,
+    moments,
+    optimize,
+    soft_labels,
+    teacher_sha256,
+    train_inverter,
+)
 from reverie.graph import bypass, certify, cut, masked, permute, probe, record
 from reverie.metrics import features, layer_features, moment_fit, relative_diversity, within_class_diversity
 from reverie.metrics.evaluate import evaluate, predict
@@ -291,6 +312,22 @@ def _dream_on_disk(model: nn.Module, use: Use) -> Bank:
     return dream(model, count=6, steps=3, batch_size=4, seed=use.seed, path=use.folder, on_event=use.on_event)
 
 
+def _adapt(teacher: nn.Module, student: nn.Module, use: Use) -> Any:
+    def teach(student: nn.Module, pool: Source, number: int) -> nn.Module:
+        return student
+
+    found = adaptive_dreams(
+        teacher, student, teach=teach, counts=[3, 3], steps=2, seed=use.seed, on_event=use.on_event
+    )
+    return _of_bank(found.pool)
+
+
+def _tiny_bank() -> Bank:
+    images = tiny_source().images
+    labels = torch.arange(len(images)) % CLASSES
+    return Bank(images, labels, torch.zeros(len(images), CLASSES), torch.arange(len(images)), {})
+
+
 def _of_bank(bank: Bank) -> list[Tensor]:
     return [bank.images, bank.labels, bank.logits, bank.seeds]
 
@@ -402,7 +439,66 @@ CASES: tuple[Case, ...] = (
     Case("cost.count", lambda model, use: count(model, EXAMPLE), RUNS),
     Case("cost.export_onnx", lambda model, use: export_onnx(model), RUNS, nightly=True),
     Case("dream.moments", _moments, RUNS),
-    Case("dream.choose_precision", lambda model, use: str(choose_precision(model)), {}),
+    Case("core.choose_precision", lambda model, use: str(choose_precision(model)), {}),
+    Case("dream.teacher_sha256", lambda model, use: teacher_sha256(model), {}),
+    Case("dream.attention_layers", lambda model, use: attention_layers("", model), {}),
+    Case("dream.capture_statistics", lambda model, use: capture_statistics(model, tiny_source()).layers, RUNS),
+    Case(
+        "dream.calibrate_statistics",
+        lambda model, use: calibrate_statistics(model, image_shape=IMAGE_SHAPE, count=4, seed=use.seed).layers,
+        RUNS,
+        seeded=True,
+    ),
+    Case("dream.choose_statistics", lambda model, use: choose_statistics(model, image_shape=IMAGE_SHAPE).origin, {}),
+    Case("dream.disagreement_term", lambda model, use: disagreement_term(model).describe(), {}),
+    Case("dream.masked_disagreement_term", lambda model, use: masked_disagreement_term(model).describe(), {}),
+    Case(
+        "dream.adaptive_dreams",
+        lambda teacher, use: _adapt(teacher, tiny_network(1), use),
+        {**RUNS, **LISTENS},
+        seeded=True,
+        reports=False,
+    ),
+    Case(
+        "dream.adaptive_dreams",
+        lambda student, use: _adapt(tiny_network(1), student, use),
+        {**RUNS, **LISTENS},
+        seeded=True,
+        reports=False,
+    ),
+    Case(
+        "dream.generate",
+        lambda model, use: generate(
+            model, count=6, warm_up=2, steps=1, batch_size=4, seed=use.seed, on_event=use.on_event
+        ),
+        {**RUNS, **LISTENS},
+        seeded=True,
+        reports=True,
+        essence=lambda bank: _of_bank(bank),
+    ),
+    Case(
+        "dream.distill_dataset",
+        lambda model, use: distill_dataset(model, per_class=2, steps=2, views=2, seed=use.seed, on_event=use.on_event),
+        {**RUNS, **LISTENS},
+        seeded=True,
+        reports=True,
+        essence=lambda made: [*_of_bank(made[0]), made[1].logits],
+    ),
+    Case(
+        "dream.soft_labels",
+        lambda model, use: soft_labels(model, _tiny_bank(), views=2, seed=use.seed).logits,
+        RUNS,
+        seeded=True,
+    ),
+    Case(
+        "dream.train_inverter",
+        lambda model, use: train_inverter(
+            model, tiny_source(), layers=["body.stem"], steps=2, seed=use.seed, on_event=use.on_event
+        ).blocks,
+        {**RUNS, **LISTENS},
+        seeded=True,
+        reports=True,
+    ),
     Case("dream.optimize", _optimize, {**RUNS, **LISTENS}, seeded=True, reports=True),
     Case("dream.dream", _dream, {**RUNS, **LISTENS}, seeded=True, reports=True, essence=_of_bank),
     Case("dream.dream", _dream_on_disk, {**RUNS, **LISTENS}, seeded=True, reports=True, essence=_of_bank),
