@@ -2,11 +2,13 @@
 
 from reverie.bench.coverage import coverage_jobs
 from reverie.bench.coverage_page import coverage_page, coverage_table
+from reverie.bench.distill import DISTILL
+from reverie.bench.dream import DREAM
 from reverie.bench.main_job import MAIN_JOB
 
 __all__ = ["BENCHES", "DETAILS", "PAGES", "RESUMABLE"]
 
-BENCHES = {"coverage": coverage_jobs(), "main-job": MAIN_JOB}
+BENCHES = {"coverage": coverage_jobs(), "distill": DISTILL, "dream": DREAM, "main-job": MAIN_JOB}
 
 RESUMABLE = {"coverage": coverage_jobs}
 """Benchmark -> its jobs, for a folder that keeps what was measured."""

@@ -1,0 +1,155 @@
+"""How good dreams are: judged by independent networks, beside real images, noise and a textbook's dreams.
+
+Definitions: `docs/benchmarks/dream.md`. Every figure is of images as they are after 8 bits.
+"""
+
+import copy
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from reverie.bench.dream_data import cifar_images, cifar_judge
+from reverie.bench.figure import Measured
+from reverie.bench.textbook import textbook_dreams
+from reverie.core.events import Event, Listener
+from reverie.core.source import Source, noise_source
+from reverie.core.tap import tap
+from reverie.distill import distill, reestimate_batch_norm
+from reverie.dream import adaptive_dreams, dream, train_inverter
+from reverie.metrics import (
+    coverage,
+    duplicates,
+    evaluate,
+    features,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    moment_fit,
+    predict,
+    relative_diversity,
+)
+from reverie.zoo.load import load
+from reverie.zoo.networks import CifarResNet
+
+__all__ = ["adaptive_figures", "image_figures", "inversion_figures", "recovery_figures"]
+
+TEACHER = "zoo:cifar10-resnet20"
+JUDGES = (32, 56)
+COUNT = 256
+# Inputs of the second and third stage and of the head's average: early, middle and late features.
+DIVERSITY_LAYERS = ("body.layer1.0", "body.layer2.0", "body.layer3.0")
+STAGES = ("body.layer1", "body.layer2", "body.layer3")
+RECOVERY_IMAGES = 1024
+
+
+def image_figures(on_event: Listener) -> Mapping[str, Measured]:
+    """256 dreams and what others see in them; then the textbook's, in the same time."""
+    real = cifar_images("test")
+    judges = [cifar_judge(depth) for depth in JUDGES]
+    teacher = load(TEACHER)
+    began = time.monotonic()
+    bank = dream(teacher, count=COUNT, on_event=on_event)
+    seconds = time.monotonic() - began
+    textbook = textbook_dreams(copy.deepcopy(teacher), bank.labels, seconds=seconds, seed=0)
+    made = {"dreams": bank.source(), "textbook": Source("textbook", textbook, bank.labels)}
+    rows = features(judges[0], real)
+    half, other = rows[0::2], rows[1::2]
+    figures = {
+        "dreams-time": Measured(seconds),
+        "dreams-teacher": Measured(float(bank.agrees.float().mean())),
+        "dreams-duplicates": Measured(duplicates(bank.images)),
+        "dreams-diversity": Measured(relative_diversity(judges[0], made["dreams"], _few(real), DIVERSITY_LAYERS)),
+        "dreams-moment-fit": Measured(moment_fit(teacher, made["dreams"]).mean_error),
+        "real-kernel": Measured(kernel_distance(half[:COUNT], other)),
+    }
+    for name, source in made.items():
+        seen = features(judges[0], source)
+        answers = [predict(judge, source) for judge in judges]
+        figures |= {
+            f"{name}-judges": Measured(_mean([_share(answer, bank.labels) for answer in answers])),
+            f"{name}-kernel": Measured(kernel_distance(seen, rows)),
+            f"{name}-frechet": Measured(frechet_distance(seen, rows)),
+            f"{name}-coverage": Measured(coverage(seen, rows[:1000])),
+            f"{name}-score": Measured(inception_score(answers[0])),
+        }
+    figures["kernel-share"] = Measured(figures["dreams-kernel"].value / figures["textbook-kernel"].value)
+    return figures
+
+
+def recovery_figures(on_event: Listener) -> Mapping[str, Measured]:
+    """Accuracy with batch-norm statistics counted anew on dreams, and on noise, over that of the network as it is."""
+    real, teacher = cifar_images("test"), load(TEACHER)
+    whole = evaluate(teacher, real).accuracy.value
+    bank = dream(teacher, count=RECOVERY_IMAGES, on_event=on_event)
+    noise = noise_source(count=RECOVERY_IMAGES, image_shape=(3, 32, 32), seed=0)
+    return {
+        f"recovery-{source.name}": Measured(
+            evaluate(reestimate_batch_norm(teacher, source), real).accuracy.value / whole
+        )
+        for source in (bank.source(), noise)
+    }
+
+
+def inversion_figures(on_event: Listener) -> Mapping[str, Measured]:
+    """Share of real images whose reconstruction from a stage's features keeps the teacher's decision."""
+    real, teacher = _few(cifar_images("test")), load(TEACHER)
+    bank = dream(teacher, count=RECOVERY_IMAGES, on_event=on_event)
+    inverter = train_inverter(teacher, bank.source(), layers=STAGES, steps=600, on_event=on_event)
+    decided = predict(teacher, real).argmax(1)
+    with torch.no_grad(), tap(teacher, lambda name, _: name in STAGES) as seen:
+        teacher(real.floats())
+    kept = {}
+    for place, stage in enumerate(STAGES, start=1):
+        images = (inverter(seen[stage].output, stage) * 255).round().to(torch.uint8)
+        answer = predict(teacher, Source("reconstructed", images))
+        kept[f"inversion-stage{place}"] = Measured(_share(answer, decided))
+    return kept
+
+
+def adaptive_figures(on_event: Listener, *, seeds: int = 3) -> Mapping[str, Measured]:
+    """Points of real accuracy that adaptive dreams add to a student, over plain ones, at an equal count of images."""
+    real, teacher = cifar_images("test"), load(TEACHER)
+    gains = []
+    for seed in range(seeds):
+        scores = [
+            _student_accuracy(teacher, real, weight=weight, seed=seed, on_event=on_event) for weight in (1.0, 0.0)
+        ]
+        gains.append(100 * (scores[0] - scores[1]))
+    return {"adaptive-gain": Measured(_mean(gains), (min(gains), max(gains)), f"range of {seeds} seeds")}
+
+
+def _student_accuracy(teacher: torch.nn.Module, real: Source, *, weight: float, seed: int, on_event: Listener) -> float:
+    def teach(student: torch.nn.Module, pool: Source, number: int) -> torch.nn.Module:
+        taught = distill(teacher, student, pool, steps=150, seed=seed + number, on_event=on_event)
+        return taught.student
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        student = CifarResNet(blocks=1, widths=(16, 32, 64))
+    found = adaptive_dreams(
+        teacher,
+        load(TEACHER).with_body(student),
+        teach=teach,
+        counts=[512, 256, 256],
+        weight=weight,
+        steps=60,
+        seed=seed,
+        on_event=on_event,
+    )
+    on_event(Event("students", 1, 1))
+    return evaluate(found.student, real).accuracy.value
+
+
+def _few(real: Source) -> Source:
+    """As many real images as dreams, so that neighbors are as far apart for want of images in both."""
+    return Source(real.name, real.images[:COUNT], None if real.labels is None else real.labels[:COUNT])
+
+
+def _share(answer: Tensor, labels: Tensor) -> float:
+    return float((answer.argmax(1) == labels).float().mean())
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,163 @@
+"""What dreaming costs beside the floor: steps of networks without batch norm, memory, waits for the device, GPUs."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reverie.bench.figure import Measured
+from reverie.core.errors import ReferenceNotFound, VerificationFailed
+from reverie.core.events import Event, Listener
+from reverie.core.modes import frozen
+from reverie.cost.timing import interleave
+from reverie.dream import PixelCanvas, ShiftAndFlip, calibrate_statistics, default_term, optimize
+from reverie.zoo.load import load
+
+__all__ = ["gpu_figures", "host_waits", "memory_ratio", "transformer_step"]
+
+# Operators that hand a value of the device to Python.
+WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal")
+MEMORY = """
+import resource, sys, torch
+import torch.nn.functional as F
+from reverie.core.modes import frozen
+from reverie.dream import PixelCanvas, ShiftAndFlip, default_term, optimize
+from reverie.zoo.load import load
+
+what, name, batch, size, precision = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), torch.float32
+network, targets = load(name), torch.arange(int(sys.argv[3])) % 10
+images = torch.rand(batch, 3, size, size)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+if what == "bare":
+    with frozen(network):
+        for _ in range(3):
+            pixels = images.clone().requires_grad_()
+            torch.autograd.grad(F.cross_entropy(network(pixels), targets), pixels)
+else:
+    optimize(network, PixelCanvas(images), term=default_term(), targets=targets, steps=3, augment=ShiftAndFlip(2),
+             seed=0, precision=precision)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def transformer_step(on_event: Listener) -> Mapping[str, Measured]:
+    """A step on a vision transformer, self-calibrated statistics included, over its bare pass; same precision."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = VisionTransformer(img_size=224, patch_size=16, embed_dim=192, depth=6, num_heads=3, num_classes=10)
+    statistics = calibrate_statistics(network, image_shape=(3, 224, 224), count=8)
+    images, targets = torch.rand(4, 3, 224, 224, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+
+    def bare() -> None:
+        with frozen(network):
+            for _ in range(3):
+                pixels = images.clone().requires_grad_()
+                torch.autograd.grad(F.cross_entropy(network(pixels), targets), pixels)
+
+    def dreaming() -> None:
+        optimize(
+            network,
+            PixelCanvas(images),
+            term=default_term(),
+            targets=targets,
+            steps=3,
+            augment=ShiftAndFlip(16),
+            seed=0,
+            precision=torch.float32,
+            statistics=statistics,
+        )
+
+    timings = interleave({"bare": bare, "vit-step": dreaming}, reference="bare", rounds=11, warmup=1, seconds=90)
+    on_event(Event("timing steps of a transformer", 1, 1))
+    timing = timings["vit-step"]
+    spread = (timing.ratio_p10, timing.ratio_p90)
+    return {"vit-step": Measured(timing.ratio_median, spread, "10th and 90th percentile of the rounds")}
+
+
+def memory_ratio(model: str, *, batch: int, size: int, name: str) -> Callable[[Listener], Mapping[str, Measured]]:
+    """Peak memory that three steps add to a process, over what three bare passes add; both in float32."""
+
+    def run(on_event: Listener) -> Mapping[str, Measured]:
+        peaks = {what: _peak(what, model, batch, size) for what in ("bare", "dream")}
+        on_event(Event(f"memory of {model}", 1, 1))
+        return {name: Measured(peaks["dream"] / peaks["bare"])}
+
+    return run
+
+
+def host_waits(on_event: Listener) -> Mapping[str, Measured]:
+    """Operators inside a step that hand a value to Python: the difference of a run of 6 steps and one of 3."""
+    network = load("zoo:fashion-resnet20")
+    counts = []
+    for steps in (3, 6):
+        with _Waits() as seen:
+            optimize(
+                network,
+                PixelCanvas(torch.rand(4, *network.image_shape)),
+                term=default_term(),
+                targets=torch.arange(4),
+                steps=steps,
+                augment=ShiftAndFlip(2),
+                seed=0,
+            )
+        counts.append(seen.count)
+    on_event(Event("counting waits", 1, 1))
+    return {"host-waits": Measured((counts[1] - counts[0]) / 3)}
+
+
+def gpu_figures(on_event: Listener) -> Mapping[str, Measured]:
+    """Images per second and step ratio of EfficientNet-Lite2-size dreams in bfloat16, on a GPU."""
+    if not torch.cuda.is_available():
+        raise ReferenceNotFound("needs a GPU with CUDA, and this machine has none")
+    network = load("zoo:imagenet-efficientnet-lite2").to("cuda")
+    images, targets = torch.rand(64, *network.image_shape, device="cuda"), torch.arange(64, device="cuda")
+
+    def bare() -> None:
+        with frozen(network), torch.autocast("cuda", torch.bfloat16):
+            for _ in range(10):
+                pixels = images.clone().requires_grad_()
+                torch.autograd.grad(F.cross_entropy(network(pixels).float(), targets), pixels)
+        torch.cuda.synchronize()
+
+    def dreaming() -> None:
+        canvas, augment = PixelCanvas(images), ShiftAndFlip(16)
+        optimize(network, canvas, term=default_term(), targets=targets, steps=10, augment=augment, seed=0)
+        torch.cuda.synchronize()
+
+    timings = interleave({"bare": bare, "gpu-step": dreaming}, reference="bare", rounds=11, warmup=2, seconds=120)
+    on_event(Event("timing steps on the GPU", 1, 1))
+    timing = timings["gpu-step"]
+    per_second = 64 / (timing.median_ms / 1000 / 10 * 200)
+    return {"gpu-step": Measured(timing.ratio_median), "gpu-images": Measured(per_second)}
+
+
+class _Waits(TorchDispatchMode):
+    """Counts operators that hand a value to Python."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(
+        self,
+        func: torch._ops.OpOverload,
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401  torch's protocol
+        self.count += func.name().partition(".")[0] in WAITS
+        return func(*args, **(kwargs or {}))
+
+
+def _peak(what: str, model: str, batch: int, size: int) -> float:
+    words = [sys.executable, "-c", MEMORY, what, model, str(batch), str(size)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603  fixed words
+    if done.returncode:
+        raise VerificationFailed(f"the memory of {model} could not be measured: {done.stderr[-300:]}")
+    return float(done.stdout)
