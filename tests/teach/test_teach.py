@@ -15,7 +15,8 @@ from reverie.core.rng import preserved_rng
 from reverie.core.source import Source, noise_source
 from reverie.dream import dream
 from reverie.metrics import agreement, predict
-from reverie.teach import Taught, start_student, teach
+from reverie.teach import Taught, adaptive_route, generator_route, pixel_route, start_student, teach
+from reverie.teach.routes import Route
 from reverie.zoo.load import load
 from reverie.zoo.networks import CifarResNet
 
@@ -80,10 +81,14 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_student(tmp_path: Path) -> 
         run(control=False, folder=tmp_path / "run", seed=1)
 
 
-def test_without_a_source_the_teacher_dreams(tmp_path: Path) -> None:
-    found = run(source=None, dreams=64, dream_steps=1, control=False, folder=tmp_path / "run")
+@pytest.mark.parametrize("route", [pixel_route, generator_route, adaptive_route])
+def test_without_a_source_the_teacher_dreams_by_any_route(route: Route, tmp_path: Path) -> None:
+    found = run(source=None, route=route, dreams=64, dream_steps=1, control=False, folder=tmp_path / "run")
     assert found.lines[0].images == "dreams"
+    assert 0.5 * 64 < found.lines[0].count + found.judged <= 64
     assert (tmp_path / "run" / "bank").is_dir()
+    again = run(source=None, route=route, dreams=64, dream_steps=1, control=False, folder=tmp_path / "run")
+    assert again.lines == found.lines
 
 
 def test_a_bank_of_another_teacher_is_refused(tmp_path: Path) -> None:

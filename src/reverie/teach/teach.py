@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from reverie.core.describe import describe
 from reverie.core.digest import sha256_tensors
 from reverie.core.edit import Record
 from reverie.core.environment import environment
@@ -25,9 +26,10 @@ from reverie.core.source import Source, noise_source
 from reverie.core.store import read_json, write_bytes, write_json
 from reverie.cost.onnx import check_onnx, export_onnx
 from reverie.distill import Distilled, distill, stage_matches
-from reverie.dream import Bank, dream
+from reverie.dream import Bank
 from reverie.metrics.classify import PairedDifference, Share, accuracy, agreement, paired_difference
 from reverie.metrics.evaluate import predict
+from reverie.teach.routes import Route, Wanted, pixel_route
 from reverie.zoo.runs import save
 
 __all__ = ["Line", "Taught", "teach"]
@@ -104,6 +106,7 @@ def teach(
     bank: Path | str | None = None,
     real: Source | None = None,
     test: Source | None = None,
+    route: Route = pixel_route,
     dreams: int = 1024,
     dream_steps: int = 60,
     teach_steps: int = 800,
@@ -130,6 +133,8 @@ def teach(
         bank: A finished bank of this teacher's dreams to use, as `dream` wrote it.
         real: Real images to compare with: as many as there are dreams teach a student of the first start.
         test: Labeled images, counted at the very end.
+        route: How dreams are made: `pixel_route`, `generator_route`, or `adaptive_route`, which teaches the first start
+            between its rounds.
         dreams: Images to dream, at least 64, where neither source nor bank is given.
         dream_steps: Optimization steps per dream.
         teach_steps: Training steps of every student.
@@ -174,6 +179,7 @@ def teach(
         "students_sha256": [sha256_tensors(start.state_dict()) for start in starts],
         "source": "dreams" if source is None else sha256_tensors({"images": source.images}),
         "bank": None if bank is None else str(bank),
+        "route": describe(route),
         "real": None if real is None else sha256_tensors({"images": real.images}),
         "dreams": dreams,
         "dream_steps": dream_steps,
@@ -182,11 +188,13 @@ def teach(
         "seed": seed,
     }
     with open_run(None if folder is None else Path(folder), verb="distill", config=config) as run:
+        school = _School(network, run, lessons, on_event)
         if source is None:
-            made = _bank(network, bank, run, count=dreams, steps=dream_steps, seed=seed, on_event=on_event)
+            path = run.file("bank")
+            wanted = Wanted(network, starts[0], school.between, dreams, dream_steps, seed, path, on_event)
+            made = run.timed("dreaming", lambda: route(wanted)) if bank is None else _loaded(bank, network)
             source = made.source()
         rest, judged = source.split(held_out=JUDGED_SHARE, seed=seed)
-        school = _School(network, judged, run, lessons, on_event)
         taught = [school.lesson(start, rest, f"{rest.name}-{i}", seed=seed + i) for i, start in enumerate(starts)]
         others = {}
         if control:
@@ -194,7 +202,7 @@ def teach(
             others["noise"] = school.lesson(starts[0], noise, "noise", seed=seed)
         if real is not None:
             others["real"] = school.lesson(starts[0], _as_many(real, rest), "real", seed=seed)
-        result = school.result(starts[0], rest, taught, others, test)
+        result = school.result(starts[0], rest, judged, taught, others, test)
         if run.path is not None:
             _write(result, run.path, config)
         return result
@@ -205,36 +213,50 @@ class _School:
     """What all students have in common."""
 
     teacher: ImageNetwork
-    judged: Source
     run: RunFolder
     lessons: Mapping[str, Any]
     on_event: Listener
 
+    def between(self, student: nn.Module, source: Source) -> nn.Module:
+        """The lessons between two rounds of an adaptive route: a third of the steps."""
+        return self._distilled(student, source, seed=0, steps=max(1, self.lessons["teach_steps"] // 3)).last
+
     def lesson(self, start: ImageNetwork, source: Source, name: str, *, seed: int) -> Distilled:
         """One distillation, kept in the run's folder while it lasts."""
-        probed = self.judged.floats(slice(0, PROBED_IMAGES))
-        matches = stage_matches(self.teacher, start, probed, weight=self.lessons["feature_weight"])
+        checkpoint = self.run.file(f"stages/teaching-{name}.safetensors")
         return self.run.timed(
-            f"teaching-{name}",
-            lambda: distill(
-                self.teacher,
-                start,
-                source,
-                matches=matches if self.lessons["feature_weight"] else (),
-                steps=self.lessons["teach_steps"],
-                batch_size=self.lessons["batch_size"],
-                learning_rate=self.lessons["learning_rate"],
-                weight_decay=self.lessons["weight_decay"],
-                seed=seed,
-                checkpoint=self.run.file(f"stages/teaching-{name}.safetensors"),
-                on_event=self.on_event,
-            ),
+            f"teaching-{name}", lambda: self._distilled(start, source, seed=seed, checkpoint=checkpoint)
         )
 
-    def line(self, name: str, count: int, networks: Sequence[nn.Module], test: Source | None) -> Line:
+    def _distilled(
+        self,
+        start: nn.Module,
+        source: Source,
+        *,
+        seed: int,
+        steps: int | None = None,
+        checkpoint: Path | None = None,
+    ) -> Distilled:
+        weight = self.lessons["feature_weight"]
+        probed = source.floats(slice(0, PROBED_IMAGES))
+        return distill(
+            self.teacher,
+            start,
+            source,
+            matches=stage_matches(self.teacher, start, probed, weight=weight) if weight else (),
+            steps=steps or self.lessons["teach_steps"],
+            batch_size=self.lessons["batch_size"],
+            learning_rate=self.lessons["learning_rate"],
+            weight_decay=self.lessons["weight_decay"],
+            seed=seed,
+            checkpoint=checkpoint,
+            on_event=self.on_event,
+        )
+
+    def line(self, name: str, count: int, networks: Sequence[nn.Module], judged: Source, test: Source | None) -> Line:
         """Networks on the images that judge."""
-        expected = predict(self.teacher, self.judged)
-        agreed = tuple(agreement(predict(network, self.judged), expected).value for network in networks)
+        expected = predict(self.teacher, judged)
+        agreed = tuple(agreement(predict(network, judged), expected).value for network in networks)
         if test is None or test.labels is None:
             return Line(name, count, agreed, None)
         labels = test.labels
@@ -244,6 +266,7 @@ class _School:
         self,
         start: ImageNetwork,
         source: Source,
+        judged: Source,
         taught: Sequence[Distilled],
         others: Mapping[str, Distilled],
         test: Source | None,
@@ -253,14 +276,14 @@ class _School:
         if not isinstance(best, ImageNetwork):
             raise TypeError("distill returns a network of the type that it was given")
         onnx = export_onnx(best)
-        check_onnx(onnx, best, self.judged.floats(slice(0, 7)))
+        check_onnx(onnx, best, judged.floats(slice(0, 7)))
         started = time.monotonic()
-        lines = [self.line(source.name, len(source), [one.last for one in taught], test)]
-        lines += [self.line(name, len(source), [one.last], test) for name, one in others.items()]
-        before = self.line("none", 0, [start], test)
+        lines = [self.line(source.name, len(source), [one.last for one in taught], judged, test)]
+        lines += [self.line(name, len(source), [one.last], judged, test) for name, one in others.items()]
+        before = self.line("none", 0, [start], judged, test)
         tested = _tested(self.teacher, best, test)
         self.run.seconds["testing"] = time.monotonic() - started
-        return Taught(best, tuple(lines), before, *tested, source, len(self.judged), onnx, dict(self.run.seconds))
+        return Taught(best, tuple(lines), before, *tested, source, len(judged), onnx, dict(self.run.seconds))
 
 
 def _tested(
@@ -277,22 +300,8 @@ def _tested(
     )
 
 
-def _bank(
-    network: ImageNetwork,
-    bank: Path | str | None,
-    run: RunFolder,
-    *,
-    count: int,
-    steps: int,
-    seed: int,
-    on_event: Listener,
-) -> Bank:
-    """The bank that was given, checked to be this teacher's, or a new one."""
-    if bank is None:
-        path = run.file("bank")
-        return run.timed(
-            "dreaming", lambda: dream(network, count=count, steps=steps, seed=seed, path=path, on_event=on_event)
-        )
+def _loaded(bank: Path | str, network: ImageNetwork) -> Bank:
+    """The bank that was given, checked to be this teacher's."""
     loaded = Bank.load(bank)
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     if read_json(Path(bank) / "manifest.json")["teacher_sha256"] != sha256_tensors(tensors):

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -26,12 +26,14 @@ class Images:
     Attributes:
         source: Your own images in place of dreams: a folder or an .npz file as for --test-set.
         bank: A finished bank of this teacher's dreams, in place of new ones.
+        route: How dreams are made: their pixels, by a generator, or in rounds where the student still errs.
         real: Real images to compare with: a student is also taught on as many of these as there are dreams.
         test_set: Labeled images, read after the last step: zoo:fashion-mnist, a folder, or an .npz file.
     """
 
     source: str | None = None
     bank: Path | None = None
+    route: Literal["pixels", "generator", "adaptive"] = "pixels"
     real: str | None = None
     test_set: str | None = None
 
@@ -106,7 +108,9 @@ def distill(
         None if named is None else labeled_images(named, network)
         for named in (images.source, images.real, images.test_set)
     )
-    from reverie.teach import start_student, teach
+    from reverie.teach import adaptive_route, generator_route, pixel_route, start_student, teach
+
+    routes = {"pixels": pixel_route, "generator": generator_route, "adaptive": adaptive_route}
 
     starts = [
         start_student(student, network, seed=lessons.seed + index, from_teacher=from_teacher) for index in range(seeds)
@@ -118,6 +122,7 @@ def distill(
             folder=out,
             source=own,
             bank=images.bank,
+            route=routes[images.route],
             real=real,
             test=test,
             **asdict(lessons),
