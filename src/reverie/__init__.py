@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from inspect import Signature
 
     from reverie.compress.compress import compress as compress
+    from reverie.compress.prune import prune as prune
     from reverie.core.network import ImageNetwork as ImageNetwork
     from reverie.core.source import Source as Source
     from reverie.distill.loop import distill as distill
@@ -39,6 +40,7 @@ __all__ = [
     "evaluate",
     "inspect",
     "load",
+    "prune",
     "save",
 ]
 
@@ -55,6 +57,7 @@ HOMES = {
     "evaluate": "reverie.metrics.evaluate",
     "inspect": "reverie.report.inspection",
     "load": "reverie.zoo.load",
+    "prune": "reverie.compress.prune",
     "save": "reverie.zoo.runs",
 }
 

@@ -11,11 +11,12 @@ from reverie.cli.verbs.dream import dream
 from reverie.cli.verbs.evaluate import evaluate
 from reverie.cli.verbs.inspect import inspect
 from reverie.cli.verbs.latency import build, compare, show
+from reverie.cli.verbs.prune import prune
 from reverie.cli.verbs.report import report
 
 __all__ = ["ALL", "GROUPS"]
 
-ALL: tuple[Callable[..., Answer], ...] = (compress, dream, distill, inspect, evaluate, demo, report, bench, doctor)
+ALL: tuple[Callable[..., Answer], ...] = (compress, prune, dream, distill, inspect, evaluate, demo, report, bench, doctor)
 
 # Verbs of two words: the first word -> what it is about, and the verbs behind it.
 GROUPS: Mapping[str, tuple[str, tuple[Callable[..., Answer], ...]]] = {

@@ -1,0 +1,98 @@
+"""`reverie prune`: fewer units within measured budgets, without training."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from reverie.cli.answer import PLAIN, Answer, Manner
+from reverie.cli.console import progress
+from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+from reverie.cli.verbs.compress import NO_LIMITS, Limits
+
+__all__ = ["prune"]
+
+
+def prune(
+    model: str,
+    /,
+    *,
+    out: Path,
+    limits: Limits = NO_LIMITS,
+    source: str | None = None,
+    images: int = 256,
+    dream_steps: int = 60,
+    compensate: Annotated[bool, Parameter(negative="--no-compensation")] = True,
+    backend: str = "onnxruntime",
+    threads: int = 1,
+    table: Path | None = None,
+    seed: int = 0,
+    loading: Loading = AS_STATED,
+    manner: Manner = PLAIN,
+) -> Answer:
+    """Take units out of a network within budgets, and put back without training what that took.
+
+    Writes the network, its ONNX file, and study.json, from which other budgets are solved in milliseconds.
+
+    Args:
+        model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
+        out: A new or empty folder.
+        limits: What the pruned network may cost.
+        source: Your own images in place of dreams: zoo:fashion-mnist, a folder, or an .npz file.
+        images: How many images are used, or dreamed.
+        dream_steps: Optimization steps per dream.
+        compensate: Fit the layers anew to the outputs of the given network.
+        backend: The runtime that latency is measured in: onnxruntime, openvino, torch, torch-compile or cuda.
+        threads: Threads of that runtime.
+        table: Its latency table; where it is not given, latency.json in the user's cache folder.
+        seed: Decides everything random.
+        loading: How the model is read.
+        manner: How the answer is given.
+    """
+    del manner
+    limits.check()
+    from reverie.compress.prune import prune as pruned
+    from reverie.core.errors import FolderInUse
+    from reverie.core.source import Source
+    from reverie.cost.backends import backend_of
+    from reverie.cost.latency import LatencyTable, default_table_path
+    from reverie.cost.onnx import export_onnx
+    from reverie.dream import dream
+    from reverie.zoo.runs import save
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FolderInUse(f"{out} is not empty; choose a folder that is empty or new")
+    network = load_network(model, loading)
+    runtime = backend_of(backend, threads=threads)
+    with progress() as on_event:
+        if source is None:
+            seen = dream(network, count=images, steps=dream_steps, seed=seed, on_event=on_event).source()
+        else:
+            own = labeled_images(source, network)
+            seen = Source(own.name, own.images[:images])
+        kept = LatencyTable(table or default_table_path(), backend=runtime)
+        found = pruned(
+            network, seen, **asdict(limits), compensate=compensate, backend=runtime, table=kept, on_event=on_event
+        )
+    save(found.network, out, record=found.record)
+    found.study.save(out / "study.json")
+    export_onnx(found.network, out / "model.onnx")
+    value = {
+        "model": model,
+        "folder": str(out),
+        "images": seen.name,
+        "widths": dict(found.solution.widths),
+        "bypassed": list(found.plan.bypassed),
+        "shares": dict(found.solution.shares),
+        "loss": found.solution.loss,
+        "loss_error": found.solution.loss_error,
+        "gap": found.solution.allocation.gap,
+        "latency": None if found.latency is None else asdict(found.latency),
+        "attempts": [asdict(attempt) for attempt in found.attempts],
+    }
+    said = [f"{name}: {share:.1%} of the given network's, predicted" for name, share in found.solution.shares.items()]
+    if found.latency is not None:
+        measured = f"{found.latency.ratio_median:.1%} +- {found.latency.ratio_error:.1%}"
+        said.append(f"latency: {measured} of the given network's, measured in {runtime.name}")
+    return Answer(value, (*said, f"network: {out / 'model.onnx'}", f"study:   {out / 'study.json'}"))

@@ -1,0 +1,110 @@
+import pytest
+import torch
+
+from cases import wide_network
+from reverie.compress.importance import magnitude_scores
+from reverie.compress.prune import prune
+from reverie.core.edit import replay
+from reverie.core.errors import BudgetInfeasible, RangeError, ShapeError
+from reverie.core.source import noise_source
+from reverie.cost.count import count
+from reverie.cost.timing import Timing
+from reverie.distill import reestimate_batch_norm
+
+
+@pytest.fixture(scope="module")
+def network():
+    return wide_network()
+
+
+@pytest.fixture(scope="module")
+def source():
+    return noise_source(count=64, image_shape=(1, 12, 12), seed=0)
+
+
+def macs(network):
+    return count(network, torch.zeros(1, *network.image_shape)).macs
+
+
+def agreement(first, second, source):
+    with torch.no_grad():
+        return float((first(source.floats()).log_softmax(1) - second(source.floats()).log_softmax(1)).square().mean())
+
+
+def test_budgets_are_met_and_the_record_replays(network, source):
+    found = prune(network, source, macs="60%", size="70%", compensate=False, step=4)
+    assert macs(found.network) <= 0.6 * macs(network)
+    assert found.solution.shares["macs"] == pytest.approx(macs(found.network) / macs(network), rel=1e-6)
+    sizes = [count(one, torch.zeros(1, 1, 12, 12)).size_bytes for one in (network, found.network)]
+    assert sizes[1] <= 0.7 * sizes[0]
+    again = replay(found.record, network.body)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), found.network.body.parameters(), strict=True))
+    assert found.latency is None
+    # Another budget needs no network.
+    assert found.study.solve({"macs": 0.4}).loss >= found.solution.loss
+
+
+def test_compensation_brings_the_network_nearer(network, source):
+    # Statistics as training would have left them.
+    network = reestimate_batch_norm(network, source)
+    bare = prune(network, source, macs="60%", compensate=False, step=4)
+    made = prune(network, source, macs="60%", step=4)
+    assert made.plan == bare.plan
+    assert agreement(network, made.network, source) < 0.8 * agreement(network, bare.network, source)
+
+
+def test_any_importance_may_rank(network, source):
+    found = prune(
+        network,
+        source,
+        macs="60%",
+        compensate=False,
+        step=4,
+        importance=lambda net, graph, _: magnitude_scores(net, graph),
+    )
+    for group, kept in found.plan.kept.items():
+        assert set(kept) <= set(range(found.study.problem.widths[group][0]))
+
+
+def pretended(share):
+    """A runtime in which every candidate takes the same share of the teacher's time."""
+
+    def measure(models, image_shape, **_):
+        return {name: timing(1.0 if name == "teacher" else share) for name in models}
+
+    def timing(ratio):
+        return Timing(ratio, ratio, ratio, ratio, ratio, ratio, 0.001, 9)
+
+    return measure
+
+
+def test_a_plan_that_is_not_faster_is_refused(network, source, monkeypatch):
+    monkeypatch.setattr("reverie.compress.prune.export_onnx", lambda one: b"")
+    monkeypatch.setattr("reverie.compress.prune.measure_layers", lambda *_, **__: 0)
+    monkeypatch.setattr(
+        "reverie.compress.prune.cost_columns", lambda *_: {"latency": lambda layer, i, o, g: float(i * o)}
+    )
+    monkeypatch.setattr("reverie.compress.prune.measure_networks", pretended(0.95))
+    with pytest.raises(BudgetInfeasible, match=r"measures 0\.95"):
+        prune(network, source, latency="60%", step=4)
+    monkeypatch.setattr("reverie.compress.prune.measure_networks", pretended(0.9999))
+    with pytest.raises(BudgetInfeasible, match="is not faster"):
+        prune(network, source, latency="1.2ms", step=4)
+    monkeypatch.setattr("reverie.compress.prune.measure_networks", pretended(0.59))
+    found = prune(network, source, latency="60%", step=4, compensate=False)
+    assert found.latency.ratio_median == 0.59
+
+
+@pytest.mark.nightly
+def test_latency_is_met_when_it_is_measured(source):
+    found = prune(wide_network(), source, latency="80%", step=4)
+    assert found.latency.ratio_median <= 0.8
+
+
+def test_what_is_wrong_is_named(network, source):
+    with pytest.raises(RangeError, match="at least one budget"):
+        prune(network, source)
+    with pytest.raises(ShapeError, match="12"):
+        prune(network, noise_source(count=4, image_shape=(1, 8, 8), seed=0), macs="50%")
+    with pytest.raises(BudgetInfeasible, match="cheapest plan"):
+        prune(network, source, macs="1%", step=4)
