@@ -84,8 +84,8 @@ def examine(subject: Subject, *, portable: bool = True) -> Row:
     """
     row = Row(subject.name, subject.kind)
     torch.set_num_threads(1)
-    _warm_up()
     with _step(row, "analysis"):
+        _warm_up()
         whole = subject.build(full=True)
         example = _example(subject.example(1, full=True))
         began = time.process_time()

@@ -24,7 +24,7 @@ from reverie.core.edit import Bypass, Keep, Record
 from reverie.core.errors import ReferenceNotFound, ShapeError, UnsupportedOp
 from reverie.core.rng import preserved_rng
 from reverie.graph import oracle_sums as oracle_sums  # fills the table
-from reverie.graph.oracle_rules import HANDLERS, MOVES, Arguments, Handler
+from reverie.graph.oracle_rules import HANDLERS, MOVES, NAMED, Arguments, Handler
 
 __all__ = ["surviving"]
 
@@ -162,7 +162,7 @@ class _Masking(TorchDispatchMode):
 
 def _handler(func: torch._ops.OpOverload) -> Handler | None:
     packet = func.overloadpacket
-    found = HANDLERS.get(packet)
+    found = HANDLERS.get(packet, NAMED.get(str(packet)))
     if found is None and (packet in MOVES or func.is_view):
         return HANDLERS[torch.ops.aten.view]
     if found is None and torch.Tag.pointwise in func.tags:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from reverie.core.errors import UnsupportedOp
 
-__all__ = ["HANDLERS", "MOVES", "Arguments", "Handler"]
+__all__ = ["HANDLERS", "MOVES", "NAMED", "Arguments", "Handler"]
 
 aten = torch.ops.aten
 
@@ -212,7 +212,9 @@ def convolution(given: Arguments) -> tuple[Any, Sequence[Tensor]]:
     return fill(out, mask, 0.0), [mask]
 
 
-@handles(aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.mv, aten.dot, aten.linear, aten.matmul, aten.addmv)
+@handles(
+    aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.mv, aten.dot, aten.vdot, aten.linear, aten.matmul, aten.addmv
+)
 def product(given: Arguments) -> tuple[Any, Sequence[Tensor]]:
     """Sums over elements that both factors have."""
     tensors = [name for name, value in given.named.items() if isinstance(value, Tensor)]
@@ -273,6 +275,28 @@ def spatial(given: Arguments) -> tuple[Any, Sequence[Tensor]]:
     shape = channels.reshape(channels.shape[0], out.shape[1], -1)[:, :, 0] if out.ndim == 4 else channels
     shape = shape.reshape(*shape.shape, *[1] * (out.ndim - 2))
     return result, [shape.expand(out.shape).contiguous()]
+
+
+def regions(given: Arguments) -> tuple[Any, Sequence[Tensor]]:
+    """Regions of feature maps: a channel is there or not, in every image alike."""
+    mask = given.mask("input")
+    channels = mask.transpose(0, 1).flatten(1)
+    if not torch.equal(channels.any(1), channels.all(1)):
+        raise UnsupportedOp("torchvision.roi_align reads channels of which parts are gone; such a cut has no reference")
+    out = given.call(input=given.filled("input"))
+    return out, [channels.any(1)[:, None, None].expand(out.shape).contiguous()]
+
+
+def deformed(given: Arguments) -> tuple[Any, Sequence[Tensor]]:
+    """A convolution whose taps move."""
+    out = given.call(input=given.filled("input"), weight=given.filled("weight"), bias=_bias(given))
+    mask = torch.zeros(out.shape, dtype=torch.bool, device=out.device)
+    mask |= given.mask("weight").flatten(1).any(1)[:, None, None]
+    return fill(out, mask, 0.0), [mask]
+
+
+NAMED: dict[str, Handler] = {"torchvision.roi_align": regions, "torchvision.deform_conv2d": deformed}
+"""The same by name, for libraries that need not be there."""
 
 
 def _bias(given: Arguments) -> Tensor | None:
