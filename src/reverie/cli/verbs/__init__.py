@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from reverie.cli.answer import Answer
+from reverie.cli.verbs.bank import adapt, capture, dataset, export, fill, generate, picture, verify
 from reverie.cli.verbs.bench import bench
 from reverie.cli.verbs.compress import compress, demo
 from reverie.cli.verbs.distill import distill
@@ -16,9 +17,24 @@ from reverie.cli.verbs.report import report
 
 __all__ = ["ALL", "GROUPS"]
 
-ALL: tuple[Callable[..., Answer], ...] = (compress, prune, dream, distill, inspect, evaluate, demo, report, bench, doctor)
+ALL: tuple[Callable[..., Answer], ...] = (
+    compress,
+    prune,
+    dream,
+    distill,
+    inspect,
+    evaluate,
+    demo,
+    report,
+    bench,
+    doctor,
+)
 
 # Verbs of two words: the first word -> what it is about, and the verbs behind it.
 GROUPS: Mapping[str, tuple[str, tuple[Callable[..., Answer], ...]]] = {
+    "bank": (
+        "Banks of dreams: fill them by every route, check them, look at them, hand them on.",
+        (fill, generate, adapt, dataset, verify, picture, export, capture),
+    ),
     "latency": ("Latency of layers and networks, measured in the runtimes of this machine.", (build, show, compare)),
 }
