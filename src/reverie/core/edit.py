@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reverie.core.errors import CorruptFile, ReferenceNotFound, ShapeError
 
-__all__ = ["Bypass", "Edit", "Keep", "Record", "replay"]
+__all__ = ["Bypass", "Edit", "Keep", "Record", "Scale", "replay"]
 
 FORMAT = 1
 
@@ -96,7 +96,32 @@ class Bypass:
             setattr(_module(model, owner), leaf, nn.Identity())
 
 
-Edit = Keep | Bypass
+@dataclass(frozen=True)
+class Scale:
+    """Multiply rows of tensors, along their first dimension.
+
+    Attributes:
+        rows: Tensor name -> the rows.
+        factor: The number.
+    """
+
+    rows: Mapping[str, tuple[int, ...]]
+    factor: float
+
+    def apply(self, model: nn.Module) -> None:
+        """Multiply in place."""
+        for name, indices in self.rows.items():
+            owner, _, leaf = name.rpartition(".")
+            tensor = getattr(_module(model, owner), leaf, None)
+            if not isinstance(tensor, Tensor):
+                raise ReferenceNotFound(f"the record scales {name}, but the network holds no such tensor")
+            if any(not 0 <= index < tensor.shape[0] for index in indices):
+                raise ShapeError(f"the record scales rows of {name} that its {tensor.shape[0]} rows do not have")
+            with torch.no_grad():
+                tensor[torch.tensor(indices, dtype=torch.int64, device=tensor.device)] *= self.factor
+
+
+Edit = Keep | Bypass | Scale
 
 
 @dataclass(frozen=True)
@@ -164,6 +189,8 @@ def _module(model: nn.Module, name: str) -> nn.Module:
 def _edit_to_json(edit: Edit) -> dict[str, Any]:
     if isinstance(edit, Bypass):
         return {"kind": "bypass", "modules": list(edit.modules)}
+    if isinstance(edit, Scale):
+        return {"kind": "scale", "rows": {name: list(rows) for name, rows in edit.rows.items()}, "factor": edit.factor}
     slices = {name: {str(dim): list(kept) for dim, kept in dims.items()} for name, dims in edit.slices.items()}
     sizes = {path: list(size) if isinstance(size, tuple) else size for path, size in edit.attributes.items()}
     return {"kind": "keep", "slices": slices, "attributes": sizes}
@@ -172,6 +199,9 @@ def _edit_to_json(edit: Edit) -> dict[str, Any]:
 def _edit_from_json(value: Mapping[str, Any]) -> Edit:
     if value["kind"] == "bypass":
         return Bypass(tuple(str(name) for name in value["modules"]))
+    if value["kind"] == "scale":
+        rows = {str(name): tuple(int(row) for row in found) for name, found in value["rows"].items()}
+        return Scale(rows, float(value["factor"]))
     if value["kind"] != "keep":
         raise ValueError(f"unknown edit {value['kind']!r}")
     slices = {

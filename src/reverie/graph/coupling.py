@@ -125,6 +125,13 @@ class Coupling:
         """The atoms in an axis that are not frozen."""
         return [atom for atom in self.atoms(axis) if atom not in self._reasons]
 
+    def free_part(self, axis: Axis) -> Axis:
+        """A product without its frozen factors, such as the channels in batch x channels; a sum has no such part."""
+        resolved = self.resolve(axis)
+        if len(resolved) != 1:
+            return ONE
+        return (tuple(factor for factor in resolved[0] if self.free(((factor,),))),)
+
     def couple(self, left: Axis, right: Axis, where: str) -> None:
         """Declare two axes equal, position by position.
 

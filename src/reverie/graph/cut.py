@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from reverie.core.edit import Bypass, Keep, Record, replay
+from reverie.core.edit import Bypass, Keep, Record, Scale, replay
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
 from reverie.graph.structure import Group, Slice, Structure
 
@@ -44,7 +44,7 @@ def cut(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int]
     """
     kept = check_kept(model, structure, kept)
     edit = keep_units(model, structure, kept)
-    record = Record((edit,)) if edit.slices else Record()
+    record = Record((*_rescaled(structure, kept), edit)) if edit.slices else Record()
     return replay(record, model), record
 
 
@@ -120,6 +120,21 @@ def keep_units(model: nn.Module, structure: Structure, kept: Mapping[str, Sequen
         left = tuple(row for row in range(shapes[tensor][dim]) if row not in rows)
         slices.setdefault(tensor, {})[dim] = left
     return Keep(slices, _sizes(model, attributes))
+
+
+def _rescaled(structure: Structure, kept: Mapping[str, Sequence[int]]) -> list[Scale]:
+    """Edits that keep numbers which the code computes from widths at what they were."""
+    edits = []
+    for name, indices in kept.items():
+        group = structure.group(name)
+        by_power: dict[float, dict[str, set[int]]] = {}
+        for one in group.rescales:
+            for tensor in (one.tensor, *structure.aliases.get(one.tensor, ())):
+                by_power.setdefault(one.power, {}).setdefault(tensor, set()).update(one.rows)
+        for power, rows in by_power.items():
+            factor = (len(indices) / group.units) ** -power
+            edits.append(Scale({tensor: tuple(sorted(found)) for tensor, found in rows.items()}, factor))
+    return edits
 
 
 def _sizes(model: nn.Module, removed: Mapping[tuple[str, int], Collection[int]]) -> dict[str, int | tuple[int, ...]]:

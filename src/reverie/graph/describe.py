@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from reverie.graph.coupling import Axis, Place
 from reverie.graph.rules import KERNEL, POSITION, Analysis, LayerNote
-from reverie.graph.structure import Group, Layer, Role, Slice, Structure, Width
+from reverie.graph.structure import Group, Layer, Rescale, Role, Slice, Structure, Width
 from reverie.graph.trace import Call, Trace, Value
 
 __all__ = ["describe"]
@@ -25,10 +25,10 @@ def describe(trace: Trace, analysis: Analysis) -> tuple[Structure, dict[str, int
     names = [_layer_name(note, analysis) for note in analysis.layers]
     members = _members(trace, analysis, names)
     group_names = _group_names(analysis, names, members)
-    crossed = _crossed(analysis)
+    crossed, scaled = _crossed(analysis), _scaled(analysis)
     groups = tuple(
-        _group(group_names[atom], analysis.coupling.reason(atom), slices, attributes, crossed.get(atom))
-        for atom, (slices, attributes) in members.items()
+        _group(group_names[atom], analysis.coupling.reason(atom), parts, crossed.get(atom), scaled.get(atom, ()))
+        for atom, parts in members.items()
     )
     widths = _Widths(analysis, group_names)
     describer = _LayerDescriber(trace, analysis, widths)
@@ -95,6 +95,16 @@ def _crossed(analysis: Analysis) -> dict[int, str]:
     return found
 
 
+def _scaled(analysis: Analysis) -> dict[int, tuple[Rescale, ...]]:
+    """Atom -> what makes up for a number that the code computes from a width with this atom in it."""
+    found: dict[int, dict[Rescale, None]] = {}
+    for axis, power, sources in analysis.scales.values():
+        for atom in analysis.coupling.free(axis):
+            for one in sources:
+                found.setdefault(atom, {})[Rescale(one.tensor, one.rows, power)] = None
+    return {atom: tuple(parts) for atom, parts in found.items()}
+
+
 def _stored(trace: Trace, slices: Sequence[Slice]) -> list[Slice]:
     """Slices of units that no layer makes: where they are stored as such, like learned tokens, that is what makes them.
 
@@ -125,8 +135,14 @@ def _slice(analysis: Analysis, tensor: str, dim: int, place: Place, role: Role) 
 
 
 def _group(
-    name: str, frozen: str | None, slices: Sequence[Slice], attributes: Sequence[Slice], crossed: str | None
+    name: str,
+    frozen: str | None,
+    parts: tuple[Sequence[Slice], Sequence[Slice]],
+    crossed: str | None,
+    rescales: tuple[Rescale, ...],
 ) -> Group:
+    slices, attributes = parts
+
     def owners(role: Role) -> tuple[str, ...]:
         return tuple(
             dict.fromkeys(part.tensor.rpartition(".")[0] or part.tensor for part in slices if part.role == role)
@@ -141,6 +157,7 @@ def _group(
         owners("consume"),
         frozen,
         crossed=crossed,
+        rescales=rescales,
     )
 
 

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["Functions", "parts_of_attention"]
 
 Whole: TypeAlias = Callable[
-    [torch._ops.OpOverload, tuple[Any, ...], dict[str, Any], Callable[[], tuple[Tensor, ...]]], object
+    [torch._ops.OpOverload, tuple[Any, ...], dict[str, Any], Callable[[], tuple[Tensor, ...]]], tuple[Tensor, ...]
 ]
 
 
@@ -39,6 +39,9 @@ _RECURRENT = {
     torch.rnn_tanh: torch.ops.aten.rnn_tanh.input,
     torch.rnn_relu: torch.ops.aten.rnn_relu.input,
 }
+
+
+_BATCH_NORM = torch.ops.aten.native_batch_norm.default
 
 
 class Functions(TorchFunctionMode):
@@ -70,6 +73,9 @@ class Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         op = _RECURRENT.get(func)
         try:
+            # PyTorch would take this operation apart in Python, which is most of a pass.
+            if func is torch.batch_norm and not args[5] and args[3] is not None:
+                return self._whole(_BATCH_NORM, args[:8], kwargs, lambda: _normalized(args))[0]
             # A packed sequence has its batch sizes where others have a flag; its lengths are data.
             if op is not None and not isinstance(args[3], Tensor | tuple | list):
                 return self._whole(op, args, kwargs, lambda: _recurrent(args))
@@ -80,6 +86,15 @@ class Functions(TorchFunctionMode):
                 found = tuple(self._value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
                 self._refused = (error, getattr(func, "__name__", str(func)), found)
             raise
+
+
+def _normalized(arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """Tensors of the shapes that batch normalization with stored statistics returns."""
+    data, *vectors = arguments[:5]
+    for vector in vectors:
+        if vector is not None and vector.shape != data.shape[1:2]:
+            raise RuntimeError(f"statistics of {vector.shape[0]} channels for an input of {data.shape[1]}")
+    return torch.empty_like(data), data.new_empty((0,)), data.new_empty((0,))
 
 
 def _recurrent(arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:

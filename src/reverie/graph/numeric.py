@@ -16,7 +16,7 @@ __all__ = ["distance", "floats", "outputs", "randomized", "settle"]
 
 _SMALL = 1e-6
 _LEAST = 0.1
-"""Of the mean variance of all channels, what a channel's variance is taken to be at least."""
+"""Of the mean square of all channels, what that of a channel is taken to be at least."""
 
 
 def randomized(model: nn.Module, *, seed: int, dtype: torch.dtype) -> nn.Module:
@@ -46,18 +46,19 @@ def randomized(model: nn.Module, *, seed: int, dtype: torch.dtype) -> nn.Module:
 def settle(model: nn.Module, example: Example) -> None:
     """Bring, in place, the random running statistics of batch normalization to the scale of its input on `example`.
 
-    Without it activations grow with depth until gates saturate and differences drown.
+    Without it activations grow with depth until gates saturate and differences drown. The scale is the root mean
+    square, not the standard deviation: where examples are few or alike, dividing by what little they differ by would
+    blow up rounding errors, layer by layer.
     """
 
     def before(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         mean, variance = module.running_mean, module.running_var
         if isinstance(mean, Tensor) and isinstance(variance, Tensor):
-            others = [dim for dim in range(args[0].ndim) if dim != 1]
-            found = args[0].var(others, correction=0)
-            # One position per channel has no variance to go by, and few may agree by chance.
+            found = args[0].square().mean([dim for dim in range(args[0].ndim) if dim != 1])
             found = found.clamp_min(_LEAST * float(found.mean()))
-            variance.mul_(torch.where(found > _SMALL, found, 1.0))
-            mean.add_(args[0].mean(others))
+            found = torch.where(found > _SMALL, found, 1.0)
+            variance.mul_(found)
+            mean.mul_(found.sqrt())
 
     layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     handles = [layer.register_forward_pre_hook(before) for layer in layers]

@@ -8,6 +8,7 @@ else the axis freezes. Then the rehearsal starts again. What was found for one b
 so a network of any depth needs few passes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from reverie.graph.describe import describe
 from reverie.graph.moves import segment_start
 from reverie.graph.remedies import Blame, Remedies, Slot, slot_axis
 from reverie.graph.rules import Analysis
+from reverie.graph.scales import numbers
 from reverie.graph.trace import Call, Example, Refusal, Trace, Value, attempt, integers
 
 __all__ = ["rehearse"]
@@ -83,8 +85,10 @@ class _Comparison:
             found = self._wrong(call, again)
             if found is not None:
                 return Blame(index, found, f"{call} does not follow a cut: the code states a size")
-            if _numbers(call) != _numbers(again):
-                return Blame(index, None, f"{call} takes a number that the code computes from a width", in_turn=True)
+            if not self._keeps_numbers(index, call, again):
+                pair = (numbers(call)[0], numbers(again)[0]) if len(numbers(call)) == 1 else None
+                reason = f"{call} takes a number that the code computes from a width"
+                return Blame(index, None, reason, in_turn=True, numbers=pair)
         if self.refusal is None and len(calls) == len(others):
             return None
         index, call = calls[min(len(others), len(calls) - 1)]
@@ -110,6 +114,17 @@ class _Comparison:
             dim = call.arguments["dim"] % len(call.inputs[0].shape) if "dim" in call.arguments else 0
             return Slot(0, dim), again.outputs[0].shape[dim]
         return None
+
+    def _keeps_numbers(self, index: int, call: Call, again: Call) -> bool:
+        """Whether fractions are those of the whole network, or what scaled parameters make up for."""
+        share = 1.0
+        if index in self.analysis.scales:
+            axis, power, _ = self.analysis.scales[index]
+            share = (self._size(axis) / self.analysis.coupling.size(axis)) ** power
+        before, after = numbers(call), numbers(again)
+        return len(before) == len(after) and all(
+            math.isclose(one * share, other, rel_tol=1e-9) for one, other in zip(before, after, strict=True)
+        )
 
     def _refused(self, index: int) -> tuple[int, tuple[Slot, int] | None]:
         """Which size the function that raised stated wrongly, and the operation in the whole network that it became."""
@@ -165,9 +180,4 @@ def _working(trace: Trace) -> list[tuple[int, Call]]:
 
 
 def _kind(call: Call) -> object:
-    name = call.op.overloadpacket.__name__
-    return "view" if name == "_unsafe_view" else call.op
-
-
-def _numbers(call: Call) -> list[float]:
-    return [value for value in call.arguments.values() if isinstance(value, float)]
+    return "view" if call.op.overloadpacket.__name__ in {"view", "_unsafe_view"} else call.op

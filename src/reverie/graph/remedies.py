@@ -14,9 +14,13 @@ from torch import nn
 from reverie.graph.coupling import Axis
 from reverie.graph.moves import segment_start
 from reverie.graph.rules import Analysis
+from reverie.graph.scales import Source, exponent, sources
 from reverie.graph.trace import Call, ModuleCall, Trace, integers
 
 __all__ = ["Blame", "Remedies", "Slot", "slot_axis"]
+
+
+_GEOMETRY = {"stride", "padding", "dilation", "kernel_size", "output_padding", "output_size", "scale_factor"}
 
 
 class Slot(NamedTuple):
@@ -35,12 +39,14 @@ class Blame(NamedTuple):
             running module may then state the width of what it is given.
         reason: Why its axes freeze, if nothing helps.
         in_turn: Whether its axes freeze one at a time, the last first, until the operation follows.
+        numbers: A fraction that the operation takes, before and after a cut.
     """
 
     call: int
     stated: tuple[Slot, int] | None
     reason: str
     in_turn: bool = False
+    numbers: tuple[float, float] | None = None
 
 
 def slot_axis(analysis: Analysis, call: Call, slot: Slot) -> Axis | None:
@@ -57,14 +63,15 @@ def slot_axis(analysis: Analysis, call: Call, slot: Slot) -> Axis | None:
 class _Attribute(NamedTuple):
     """An integer attribute of the module `level` steps above the running one, or of a child of that, by a dotted name.
 
-    It states the size of the axis in question; with `of_input`, of what is split into equal parts; with `given`, of a
-    dimension of an input of that module.
+    It states the size of the axis in question; with `of_input`, of what is split into equal parts; with
+    `of_part`, of its factors that may shrink; with `given`, of a dimension of an input of that module.
     """
 
     level: int
     name: str
     place: int
     of_input: bool = False
+    of_part: bool = False
     given: tuple[int, int] | None = None
 
 
@@ -87,9 +94,11 @@ class Remedies:
 
     trace: Trace
     analysis: Analysis
+    _proportional: dict[tuple[object, ...], tuple[tuple[Source, tuple[int, ...]], ...]] = field(default_factory=dict)
     _tried: dict[tuple[type, int, Slot], list[_Attribute | _Tie]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._last: Blame | None = None
         self._frames = _frames(self.trace)
         self._peers: dict[tuple[type, int], list[int]] = {}
         self._key: list[tuple[type, int]] = []
@@ -108,17 +117,24 @@ class Remedies:
             blame: What does not follow.
             widths: Atom -> units kept in the pass that showed it.
         """
+        last, self._last = self._last, None
+        if last is not None and self._is_worse(last, blame):
+            # The attribute decides something else as well: forget it, and go on with what it was to help.
+            blame, widths = last, {}
         call = self.trace.calls[blame.call]
         peers = [index for index in self._peers[self._key[blame.call]] if self.trace.calls[index].op is call.op]
         if blame.in_turn:
-            self._freeze_last(peers, blame)
+            if not self._rescale(peers, blame, widths):
+                self._freeze_last(peers, blame)
             return
         if blame.stated is not None:
             slot, stated = blame.stated
             axis = slot_axis(self.analysis, call, slot)
-            if axis is not None and self.analysis.coupling.free(axis):
+            is_tied = axis is not None and stated != self.analysis.coupling.size(axis)
+            if axis is not None and (is_tied or self.analysis.coupling.free(axis)):
                 candidates = self._candidates(blame.call, slot, axis, stated, widths)
                 if self._use_first(candidates, self._key[blame.call], slot, peers):
+                    self._last = blame
                     return
         elif self._use_first(self._given_attributes(blame.call), self._key[blame.call], Slot(-2, 0), peers):
             return
@@ -138,6 +154,13 @@ class Remedies:
         self._use(peers, slot, fresh)
         return True
 
+    def _is_worse(self, last: Blame, blame: Blame) -> bool:
+        """Whether code goes wrong earlier than before a remedy, or takes another way in the same module."""
+        inside = self._frames[last.call][0].module
+        is_near = f"{self.trace.calls[blame.call].module}.".startswith(f"{inside}.")
+        is_elsewhere = blame.stated is None and not blame.in_turn
+        return blame.call < last.call or (is_near and is_elsewhere)
+
     def _given_attributes(self, index: int) -> Iterator[_Attribute]:
         """Attributes of the running module that state the size of a free axis of its inputs."""
         coupling = self.analysis.coupling
@@ -156,6 +179,11 @@ class Remedies:
         whole = coupling.size(axis)
         if stated == whole:
             yield from self._attributes(index, whole, slot.output)
+            part = self.analysis.coupling.free_part(axis)
+            if coupling.size(part) not in (1, whole):
+                yield from (
+                    one._replace(of_part=True) for one in self._attributes(index, coupling.size(part), slot.output)
+                )
             source = self._split_axis(index, slot)
             if source is not None:
                 yield from (
@@ -198,6 +226,8 @@ class Remedies:
                 continue
             if isinstance(remedy, _Attribute):
                 source = self._split_axis(index, slot) if remedy.of_input else axis
+                if source is not None and remedy.of_part:
+                    source = self.analysis.coupling.free_part(source)
                 if source is not None:
                     self._rewrite(frame.module, remedy, source)
             else:
@@ -228,6 +258,47 @@ class Remedies:
                 if last.level < len(self._frames[index]):
                     module = self._frames[index][last.level].module
                     self.analysis.attributes.pop((_path(module, last.name), last.place), None)
+
+    def _rescale(self, peers: list[int], blame: Blame, widths: Mapping[int, int]) -> bool:
+        """Let parameters make up for a number that follows a width; whether that can be done for all peers."""
+        coupling, calls = self.analysis.coupling, self.trace.calls
+        if blame.numbers is None or blame.call in self.analysis.scales:
+            return False
+        axes = self.analysis.axes[calls[blame.call].outputs[0].index]
+        for dim in reversed(range(len(axes))):
+            axis = coupling.resolve(axes[dim])
+            # Of a sum of widths no single group decides the share.
+            if not coupling.free(axis) or len(axis) != 1 or not all(isinstance(factor, int) for factor in axis[0]):
+                continue
+            power = exponent(*blame.numbers, coupling.size(axis, widths) / coupling.size(axis))
+            if power is None:
+                continue
+            for index in peers:
+                found = self._sources(index)
+                if found:
+                    one = self.analysis.axes[calls[index].outputs[0].index][dim]
+                    self.analysis.scales[index] = (one, power, found)
+            return blame.call in self.analysis.scales
+        return False
+
+    def _sources(self, index: int) -> tuple[Source, ...]:
+        """What the operand of a multiplication is proportional to; of modules of one class it is found once."""
+        call = self.trace.calls[index]
+        inside = f"{call.module}." if call.module else ""
+        key = (*self._key[index], tuple(value.shape for value in call.inputs))
+        known = self._proportional.get(key)
+        if known is not None:
+            shapes = {name: self.trace.tensors[name].shape for name in self.trace.tensors}
+            moved = tuple(Source(inside + one.tensor, one.rows) for one, _ in known)
+            if all(shapes.get(one.tensor) == shape for one, (_, shape) in zip(moved, known, strict=True)):
+                return moved
+        found = sources(self.trace, call.inputs[0])
+        if all(one.tensor.startswith(inside) for one in found):
+            self._proportional[key] = tuple(
+                (Source(one.tensor.removeprefix(inside), one.rows), self.trace.tensors[one.tensor].shape)
+                for one in found
+            )
+        return found
 
     def _freeze_last(self, peers: list[int], blame: Blame) -> None:
         """Freeze the last free axis of an operation's output, and the same axis of its peers."""
@@ -286,7 +357,7 @@ def _own_attributes(module: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
     for prefix, one in (("", module), *((f"{name}.", child) for name, child in module.named_children())):
         for name, value in vars(one).items():
             found = integers(value)
-            if found and not name.startswith("_"):
+            if found and not name.startswith("_") and name not in _GEOMETRY:
                 yield prefix + name, found
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 
 from reverie.graph.coupling import ONE, Axis, Coupling
+from reverie.graph.scales import Source
 from reverie.graph.trace import Call, Trace, Value
 
 __all__ = ["KERNEL", "POSITION", "RULES", "Analysis", "LayerNote", "Rule", "Step", "analyze", "register_rule"]
@@ -77,6 +78,8 @@ class Analysis:
         produced: (tensor, dimension) pairs whose positions are units that a layer makes.
         crossed: Axes that an operation runs across, computed anew over what stays, each with that operation.
         attributes: ("module.attribute", place in it) -> the axis whose size it states; a plain number has place 0.
+        scales: Number of an operation -> the axis from whose size the code computes its fraction, the power, and the
+            parameters that make up for it.
         layers: Convolutions and linear layers in order.
         unknown: Operations without a rule, each as "op in layer".
         births: Axis of a parameter or buffer, by its own name -> (tensor, dimension).
@@ -88,6 +91,7 @@ class Analysis:
     produced: set[tuple[str, int]] = field(default_factory=set)
     crossed: list[tuple[Axis, str]] = field(default_factory=list)
     attributes: dict[tuple[str, int], Axis] = field(default_factory=dict)
+    scales: dict[int, tuple[Axis, float, tuple[Source, ...]]] = field(default_factory=dict)
     layers: list[LayerNote] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     births: dict[Axis, tuple[str, int]] = field(default_factory=dict)
@@ -189,14 +193,16 @@ class Step:
     def attribute(self, axis: Axis, *names: str) -> None:
         """The running module's attributes of these names state the size of this axis, where they have that value.
 
-        Of a tuple, the first such place that no other axis has taken.
+        Of a tuple, the first such place that no other axis has taken. Where code folds the batch into the axis, they
+        may state the size of the rest.
         """
+        part = self.coupling.free_part(axis)
         for name in names:
             path = f"{self.call.module}.{name}" if self.call.module else name
             for index, size in enumerate(self._trace.attribute(self.call.module, name)):
-                taken = self._analysis.attributes.get((path, index))
-                if size == self.coupling.size(axis) and taken is None:
-                    self._analysis.attributes[path, index] = axis
+                stated = next((one for one in (axis, part) if self.coupling.size(one) == size), None)
+                if stated is not None and (path, index) not in self._analysis.attributes:
+                    self._analysis.attributes[path, index] = stated
                     break
 
     def layer(self, kind: str, weight: Value, data: Value, incoming: Axis, outgoing: Axis, groups: Axis = ONE) -> None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from reverie.core.errors import ReferenceNotFound
 
-__all__ = ["Branch", "Group", "Layer", "Role", "Slice", "Structure", "Width"]
+__all__ = ["Branch", "Group", "Layer", "Rescale", "Role", "Slice", "Structure", "Width"]
 
 Role = Literal["produce", "follow", "consume"]
 
@@ -55,6 +55,24 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class Rescale:
+    """Rows that make up for a number which the code computes from how many units there are.
+
+    When k of n units stay, the code's number changes by (k / n) ** power, and these rows, along the first dimension of
+    the tensor, are multiplied by the inverse, so the network keeps its original scale.
+
+    Attributes:
+        tensor: Qualified name of a parameter.
+        rows: Rows of the tensor as it is before the cut.
+        power: Of the share of units that stay; -0.5 for the usual scale of attention.
+    """
+
+    tensor: str
+    rows: tuple[int, ...]
+    power: float
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Units that stand or fall one by one, and everything that goes with each.
 
@@ -72,6 +90,7 @@ class Group:
             normalization, or None. With one, a cut changes what stays, and no mask of the consumers stands for it.
         minimum: Units that must stay at least.
         multiple: The number that stays must be a multiple of this, or the group stays whole.
+        rescales: What keeps attention at its original scale when units go.
     """
 
     name: str
@@ -84,6 +103,7 @@ class Group:
     crossed: str | None = None
     minimum: int = 1
     multiple: int = 1
+    rescales: tuple[Rescale, ...] = ()
 
     @property
     def counts(self) -> tuple[int, ...]:

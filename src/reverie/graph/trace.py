@@ -7,6 +7,7 @@ runs on a copy: the model, its modes, buffers, caches and hooks, and the random 
 Recurrent layers are kept whole, as one operation each. Sources: function and dispatch modes are PyTorch's.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -21,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from reverie.core.edit import Record
 from reverie.core.errors import ShapeError, UnsupportedOp
 from reverie.core.rng import preserved_rng
+from reverie.graph.accept import accept
 from reverie.graph.functions import Functions, parts_of_attention
 from reverie.graph.shadow import FAKE, META, Shadow, ShadowPass
 
@@ -82,11 +84,13 @@ class Refusal:
         error: What was raised.
         function: Name of the innermost function of PyTorch that raised it, or "".
         arguments: Its positional arguments, flattened; tensors are `Value`s.
+        module: Qualified name of the innermost module that was running.
     """
 
     error: Exception
     function: str
     arguments: tuple[Any, ...]
+    module: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +150,7 @@ def record(model: nn.Module, example: Example) -> Trace:
         >>> [str(call.op.overloadpacket) for call in trace.calls]
         ['aten.t', 'aten.addmm', 'aten.relu']
     """
+    accept(model, example)
     trace, refusal = attempt(model, example)
     if refusal is not None:
         trace, refusal = attempt(model, example, shadow=FAKE)
@@ -158,6 +163,8 @@ def record(model: nn.Module, example: Example) -> Trace:
             f"cannot trace {type(model).__name__}: {place} it reads values of its input ({failure}). "
             "Move that decision out of the forward pass."
         ) from failure
+    if refusal.module:
+        place = f"in {refusal.module} ({type(trace.model.get_submodule(refusal.module)).__name__}), {place}"
     shapes = " and ".join(str(tuple(one.shape)) for one in positional(example) if isinstance(one, Tensor))
     raise ShapeError(
         f"{type(model).__name__} cannot run on a batch of shape {shapes}: it stopped {place} "
@@ -194,7 +201,7 @@ def attempt(
                     result = copied(*arguments)
                 outputs = recorder.values(result)
             except Exception as error:  # noqa: BLE001  a user's forward may raise anything; the caller reports it
-                refusal = Refusal(error, *functions.refused(error))
+                refusal = Refusal(error, *functions.refused(error), recorder.left)
             finally:
                 recorder.remove_hooks()
     calls, module_calls = tuple(recorder.calls), tuple(recorder.module_calls)
@@ -228,6 +235,7 @@ class _Recorder(TorchDispatchMode):
         self.module_calls: list[ModuleCall] = []
         self.tensors: dict[str, Value] = {}
         self.aliases: dict[str, tuple[str, ...]] = {}
+        self.left = ""
         self._model = model
         self._state = _State()
         self._handles: list[RemovableHandle] = []
@@ -275,8 +283,12 @@ class _Recorder(TorchDispatchMode):
         return result
 
     def whole(
-        self, op: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], make: Callable[[], object]
-    ) -> object:
+        self,
+        op: torch._ops.OpOverload,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        make: Callable[[], tuple[Tensor, ...]],
+    ) -> tuple[Tensor, ...]:
         """Note one operation in place of all that would run in it; `make` gives its result."""
         before = tree_map_only(Tensor, self.value, (args, kwargs))
         self._state.paused = True
@@ -312,6 +324,11 @@ class _Recorder(TorchDispatchMode):
 
     def _leaving(self, _module: nn.Module, _args: tuple[Any, ...], output: object) -> None:
         frame = self._state.frames.pop()
+        # Innermost first, and also where a module raises.
+        if sys.exc_info()[1] is None:
+            self.left = ""
+        elif not self.left:
+            self.left = frame.name
         self.module_calls.append(
             ModuleCall(frame.name, frame.inputs, self.values(output), frame.first, len(self.calls))
         )
