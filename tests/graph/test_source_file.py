@@ -167,9 +167,8 @@ def test_a_wrong_result_is_not_handed_over(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(VerificationFailed, match="answers differently from its surviving units"):
         as_source(net, batch, {"stem[0:8]": [0, 1, 2]})
 
-    monkeypatch.setattr(
-        source_file, "write_forward", lambda *_: ["    def forward(self, x):", "        return x @ x[0, 0, 0]"]
-    )
+    stops = ["    def forward(self, x):", "        return x @ x[0, 0, 0, :3]"]
+    monkeypatch.setattr(source_file, "write_forward", lambda *_: stops)
     with pytest.raises(VerificationFailed, match="the result does not run"):
         as_source(net, batch, {})
 
