@@ -1,7 +1,7 @@
 """The figures of dreaming: what a step costs, what others see in dreams, and whether banks survive.
 
 `docs/benchmarks/dream.md` says what each figure is. Those that need real images or judges that do not travel with the
-package look for them in `bench-data`; see `reverie.bench.dream_data`.
+package look for them in `data`; see `reverie.bench.dream_data`.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,6 @@
 """What the dream benchmark measures against and does not carry: real images and independently trained judges.
 
-They are looked for in the folder `bench-data` where the command runs: `cifar10-test.npz` and `cifar10-train.npz` with
+They are looked for in the folder `data` where the command runs: `cifar10-test.npz` and `cifar10-train.npz` with
 arrays `images`, uint8 (n, 3, 32, 32), and `labels`; `cifar10_resnet32.safetensors` and `cifar10_resnet56.safetensors`,
 the published residual networks with padded shortcuts. Without them, the figures that need them say so.
 """
@@ -17,7 +17,7 @@ from reverie.zoo.networks import CifarResNet
 
 __all__ = ["DATA", "cifar_images", "cifar_judge"]
 
-DATA = Path("bench-data")
+DATA = Path("data")
 SHAPE = (3, 32, 32)
 # The normalization that the judges were trained with.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
