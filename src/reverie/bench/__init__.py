@@ -1,5 +1,6 @@
 """Figures of the package, measured: what `reverie bench` runs."""
 
+from reverie.bench.choose import CHOOSE
 from reverie.bench.coverage import coverage_jobs
 from reverie.bench.coverage_page import coverage_page, coverage_table
 from reverie.bench.distill import DISTILL
@@ -8,7 +9,7 @@ from reverie.bench.main_job import MAIN_JOB
 
 __all__ = ["BENCHES", "DETAILS", "PAGES", "RESUMABLE"]
 
-BENCHES = {"coverage": coverage_jobs(), "distill": DISTILL, "dream": DREAM, "main-job": MAIN_JOB}
+BENCHES = {"choose": CHOOSE, "coverage": coverage_jobs(), "distill": DISTILL, "dream": DREAM, "main-job": MAIN_JOB}
 
 RESUMABLE = {"coverage": coverage_jobs}
 """Benchmark -> its jobs, for a folder that keeps what was measured."""
