@@ -184,3 +184,30 @@ def test_the_weights_that_read_a_unit_say_together_what_its_gate_says(tiny):
     for group in structure.free:
         together = linked_sums(group, products, roles=("consume",)).square()
         assert torch.allclose(found[group.name].value, together.double(), rtol=1e-3, atol=1e-10)
+
+
+class Attention(nn.Module):
+    """Two tokens per image, one head: queries and keys are read by computed values only."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(4, 5)
+        self.out = nn.Linear(5, 4)
+
+    def forward(self, x):
+        tokens = x.reshape(len(x), 2, 4)
+        weights = (self.query(tokens) @ self.key(tokens).transpose(1, 2)).softmax(-1)
+        return self.out(weights @ self.value(tokens)).mean(1)
+
+
+def test_queries_and_keys_have_gates_too():
+    network = ImageNetwork(Attention(), image_shape=(1, 2, 4)).eval()
+    structure = probe(network.body, torch.zeros(2, 1, 2, 4))
+    source = Source("tiny", torch.randint(0, 256, (16, 1, 2, 4), dtype=torch.uint8), torch.arange(16) % 4)
+    found = oracle_changes(network, structure, source, targets=source.labels)
+    group = next(one for one in structure.free if "query" in one.producers)
+    small, _ = cut(network.body, structure, {group.name: [0, 2]})
+    x = source.floats()
+    each = F.cross_entropy(small(x), source.labels) - F.cross_entropy(network.body(x), source.labels)
+    assert float(found[group.name].value[1]) == pytest.approx(float(each.detach()), abs=1e-5)
+    assert (gate_scores(network, structure, source)[group.name].value > 0).all()

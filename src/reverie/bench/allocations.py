@@ -1,12 +1,12 @@
 """Figures of the allocator: how fast, how exact, and what exactness is worth."""
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from reverie.bench.figure import Measured
 from reverie.compress.allocator import Option, Site, allocate
@@ -17,14 +17,15 @@ from reverie.compress.integer_program import solve_core
 from reverie.compress.latencies import macs_at
 from reverie.compress.sites import LayerCost, Problem, Sites, build_problem, find_sites
 from reverie.compress.study import Study, study_of
-from reverie.core.errors import MissingExtra
+from reverie.core.errors import MissingExtra, VerificationFailed
 from reverie.core.events import Event, Listener
 from reverie.graph import probe
 from reverie.graph.structure import Layer, Structure
 
 __all__ = ["bilinear", "diverse", "knapsack", "resnet50_structure", "resolved", "true_latency"]
 
-Floats = NDArray[np.float64]
+# Seconds that HiGHS is given for one problem.
+PATIENCE = 20.0
 
 
 def _instance(kind: str, count: int, options: int, seed: int) -> tuple[list[Site], dict[str, float]]:
@@ -64,10 +65,11 @@ def knapsack(on_event: Listener) -> Mapping[str, Measured]:
         fast.append(1e3 * (time.process_time() - began))
         if seed == 0:
             problem, began = compile_problem(sites, (), (), budgets), time.process_time()
-            picked, _ = solve_core(problem, list(budgets.values()), 60.0)
+            # Where HiGHS does not end in this time, our own bound is the proof, and the time is a lower limit.
+            with contextlib.suppress(VerificationFailed):
+                picked, _ = solve_core(problem, list(budgets.values()), PATIENCE)
+                excess += [] if picked is None else [found.loss / problem.loss(picked) - 1]
             slow.append(1e3 * (time.process_time() - began))
-            if picked is not None:
-                excess.append(found.loss / problem.loss(picked) - 1)
         excess.append((found.loss - found.lower_bound) / abs(found.loss))
         on_event(Event("allocating", index + 1, len(cases)))
     return {

@@ -14,9 +14,22 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from reverie.graph.structure import Structure
+from reverie.graph.structure import Group, Slice, Structure
 
-__all__ = ["Gates"]
+__all__ = ["Gates", "gated_slices"]
+
+
+def gated_slices(group: Group) -> tuple[Slice, ...]:
+    """The slices whose common factor is the gate of a unit: all that read it.
+
+    Where nothing but computed values reads the units, as with queries and keys, the first layer that makes them.
+    """
+    readers = tuple(one for one in group.slices if one.role == "consume")
+    if readers:
+        return readers
+    makers = [one for one in group.slices if one.role == "produce"]
+    first = [(one.tensor.rpartition(".")[0], one.offset) for one in makers[:1]]
+    return tuple(one for one in makers if (one.tensor.rpartition(".")[0], one.offset) in first)
 
 
 class Gates:
@@ -44,8 +57,8 @@ class Gates:
         self._rows = [
             (group.name, one.tensor, one.dim, torch.tensor(one.rows(range(group.units))), group.units)
             for group in structure.free
-            for one in group.slices
-            if one.role == "consume" and one.tensor in self.state
+            for one in gated_slices(group)
+            if one.tensor in self.state
         ]
 
     def ones(self) -> dict[str, Tensor]:

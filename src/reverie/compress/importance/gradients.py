@@ -7,23 +7,24 @@ arXiv:2110.10811 (batch normalization); Yang et al. (NViT), 2023, arXiv:2110.048
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from reverie.compress.importance.batches import batches, loss_of
-from reverie.compress.importance.gates import Gates
+from reverie.compress.importance.gates import Gates, gated_slices
 from reverie.compress.importance.scored import Scored, averaged
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import generator
 from reverie.core.source import Source
-from reverie.graph.structure import Group, Role, Structure
+from reverie.graph.structure import Group, Role, Slice, Structure
 
 __all__ = [
     "batch_norm_scores",
     "gate_scores",
+    "gate_slopes",
     "hessian_aware_scores",
     "linked_sums",
     "second_order_scores",
@@ -245,9 +246,18 @@ def linked_sums(group: Group, products: Products, *, roles: tuple[Role, ...]) ->
         products: Parameter -> one number per element; what is not there counts nothing.
         roles: Which slices of the group count. An element in two of them counts once per slice.
     """
+    return _summed(group, [one for one in group.slices if one.role in roles], products)
+
+
+def gate_slopes(group: Group, products: Products) -> Tensor:
+    """The derivative of the loss at the gate of each unit, from weights times gradients: (units,)."""
+    return _summed(group, gated_slices(group), products)
+
+
+def _summed(group: Group, slices: Iterable[Slice], products: Products) -> Tensor:
     total = torch.zeros(group.units)
-    for one in group.slices:
-        if one.role in roles and one.tensor in products:
+    for one in slices:
+        if one.tensor in products:
             moved = products[one.tensor].transpose(0, one.dim)
             per_row = moved.reshape(len(moved), -1).sum(1)
             total = total.to(per_row) + per_row[torch.tensor(one.rows(range(group.units)))].view(group.units, -1).sum(1)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from reverie.compress.importance.gradients import Products, linked_sums
+from reverie.compress.importance.gradients import Products, gate_slopes, linked_sums
 from reverie.compress.plan import Plan
 from reverie.core.errors import RangeError
 from reverie.graph.structure import Group, Structure
@@ -18,7 +18,7 @@ Score = Callable[[Group, Products], Tensor]
 
 def gate_score(group: Group, products: Products) -> Tensor:
     """(dL/dz)^2 at the unit's gate; see `reverie.compress.importance.gate_scores`."""
-    return linked_sums(group, products, roles=("consume",)).square()
+    return gate_slopes(group, products).square()
 
 
 def normalization_score(group: Group, products: Products) -> Tensor:
