@@ -31,7 +31,7 @@ def cut(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int]
 
     Raises:
         ReferenceNotFound: A group does not exist.
-        RangeError: A group is frozen, or indices are empty, repeated or out of range.
+        RangeError: A group is frozen, indices are empty, repeated or out of range, or their number is not allowed.
         ShapeError: The structure belongs to a network of other widths.
 
     Example:
@@ -74,7 +74,7 @@ def check_kept(model: nn.Module, structure: Structure, kept: Mapping[str, Sequen
 
     Raises:
         ReferenceNotFound: A group does not exist.
-        RangeError: A group is frozen, or indices are empty, repeated or out of range.
+        RangeError: A group is frozen, indices are empty, repeated or out of range, or their number is not allowed.
         ShapeError: The structure belongs to a network of other widths.
     """
     checked = {}
@@ -93,9 +93,18 @@ def check_kept(model: nn.Module, structure: Structure, kept: Mapping[str, Sequen
             continue
         if group.frozen is not None:
             raise RangeError(f"cannot remove units of {name}: {group.frozen}. Leave this group out.")
+        if len(found) not in group.counts:
+            why = " and ".join(group.constraints)
+            raise RangeError(f"cannot keep {len(found)} units of {name}: {why}. Keep one of {_some(group)}.")
         checked[name] = tuple(found)
     _check_shapes(model, structure, (structure.group(name) for name in checked))
     return checked
+
+
+def _some(group: Group) -> str:
+    """A few of the counts that are allowed."""
+    shown = ", ".join(map(str, group.counts[:4]))
+    return f"{shown}, ..." if len(group.counts) > 4 else shown
 
 
 def keep_units(model: nn.Module, structure: Structure, kept: Mapping[str, Sequence[int]]) -> Keep:

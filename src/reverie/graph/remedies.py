@@ -76,7 +76,10 @@ class _Attribute(NamedTuple):
 
 
 class _Tie(NamedTuple):
-    """A dimension of an input of the module `level` steps above the running one."""
+    """A dimension of an input of the module `level` steps above the running one, or of what that made since.
+
+    Inputs are numbered from 0, and after them the operations.
+    """
 
     level: int
     given: int
@@ -191,7 +194,8 @@ class Remedies:
                 )
             return
         for level, frame in enumerate(self._frames[index]):
-            for given, value in enumerate(frame.inputs):
+            made = [call.outputs[0] for call in self.trace.calls[frame.first : index]] if level == 0 else []
+            for given, value in enumerate([*frame.inputs, *made]):
                 for dim, other in enumerate(self.analysis.axes.get(value.index, ())):
                     if coupling.size(other) == whole and coupling.size(other, widths) == stated:
                         yield _Tie(level, given, dim)
@@ -247,7 +251,14 @@ class Remedies:
             coupling.couple(other, axis, str(self.trace.calls[index]))
 
     def _given(self, frame: ModuleCall, given: int, dim: int) -> Axis | None:
-        axes = self.analysis.axes.get(frame.inputs[given].index, ()) if given < len(frame.inputs) else ()
+        at = frame.first + given - len(frame.inputs)
+        if given < len(frame.inputs):
+            value = frame.inputs[given]
+        elif at < frame.last:
+            value = self.trace.calls[at].outputs[0]
+        else:
+            return None
+        axes = self.analysis.axes.get(value.index, ())
         return axes[dim] if dim < len(axes) else None
 
     def _undo(self, peers: list[int], tried: list[_Attribute | _Tie]) -> None:

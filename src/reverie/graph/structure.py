@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from reverie.core.errors import ReferenceNotFound
+from reverie.core.errors import RangeError, ReferenceNotFound
 
 __all__ = ["Branch", "Group", "Layer", "Rescale", "Role", "Slice", "Structure", "Width"]
 
@@ -111,6 +111,31 @@ class Group:
         fewer = range(self.units - 1, 0, -1) if self.frozen is None else ()
         allowed = (count for count in fewer if count >= self.minimum and count % self.multiple == 0)
         return (self.units, *allowed)
+
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        """What binds the choice of units, in words; empty where units are single rows that go one by one.
+
+        Example:
+            >>> heads = Slice("attn.qkv.weight", 0, units=3, offset=0, block=64, outer=((3, 192),), role="produce")
+            >>> Group("attn.qkv", 3, (heads,), (), ("attn.qkv",), ()).constraints
+            ('a unit is 3 x 64 rows of attn.qkv.weight: 64 adjacent ones in each of 3 parts',)
+        """
+        found = []
+        widest = max(self.slices, key=lambda part: len(part.rows([0])), default=None)
+        if widest is not None and len(widest.rows([0])) > 1:
+            parts = len(widest.rows([0])) // widest.block
+            rows = f"{parts} x {widest.block}" if min(parts, widest.block) > 1 else str(parts * widest.block)
+            adjacent = f"{widest.block} adjacent ones" if widest.block > 1 else "one"
+            inside = f" in each of {parts} parts" if parts > 1 else ""
+            found.append(f"a unit is {rows} rows of {widest.tensor}: {adjacent}{inside}")
+        if self.minimum > 1:
+            found.append(f"at least {self.minimum} units stay")
+        if self.multiple > 1:
+            found.append(f"a multiple of {self.multiple} units stays")
+        if self.rescales:
+            found.append(f"{self.rescales[0].tensor} is scaled, so that attention keeps its original scale")
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +311,32 @@ class Structure:
                 return branch
         found = _listed(one.module for one in self.branches)
         raise ReferenceNotFound(f"{module!r} is no residual block that may be bypassed; those are {found}")
+
+    def constraining(self, *, minimum: int = 1, multiple: int = 1, groups: Iterable[str] | None = None) -> "Structure":
+        """The same structure with limits on how many units may stay; `cut` refuses all other counts.
+
+        A group that has no count but its own within the limits stays whole. What the network itself asks for, whole
+        heads or the same number in every group of a convolution, is in the units already.
+
+        Args:
+            minimum: Units that stay at least, at least 1.
+            multiple: Of which the number that stays is a multiple, such as 8 for a runtime that computes in blocks.
+            groups: Names of the groups meant; all of them where none are named.
+
+        Raises:
+            RangeError: A limit is below 1.
+            ReferenceNotFound: A group does not exist.
+        """
+        if min(minimum, multiple) < 1:
+            raise RangeError(f"minimum and multiple are at least 1, not {minimum} and {multiple}")
+        named = {group.name for group in self.groups} if groups is None else {self.group(one).name for one in groups}
+        return replace(
+            self,
+            groups=tuple(
+                replace(group, minimum=minimum, multiple=multiple) if group.name in named else group
+                for group in self.groups
+            ),
+        )
 
     def freezing(self, reasons: Mapping[str, str]) -> "Structure":
         """The same structure with more groups frozen; a group that was frozen keeps its reason."""
