@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from reverie.bench.allocations import bilinear, diverse, knapsack, resolved, true_latency
-from reverie.bench.evidence import spearman
+from reverie.bench.evidence import SUBJECTS, spearman
 from reverie.bench.figure import Ask, Job, Measured, Question, at_least, at_most
 from reverie.bench.predictions import budgets_met, predictions, table_time
 from reverie.core.errors import ReferenceNotFound
@@ -73,17 +73,17 @@ CHOOSE: tuple[Job, ...] = (
         )
         for backend in ("onnxruntime", "openvino")
     ),
-    Job(
-        (
-            _asked("taylor-oracle-fashion-resnet20", "Spearman", at_least(0.93)),
-            _asked("taylor-oracle-first-order", "Spearman", None),
-            _asked("magnitude-oracle", "Spearman", None),
-        ),
-        spearman,
-    ),
-    Job(
-        (_asked("taylor-oracle-cifar10", "Spearman", at_least(0.93)),),
-        _not_run("the images of CIFAR-10 do not travel with the package"),
+    *(
+        Job(
+            (
+                _asked(f"oracle-{name}-first", "Spearman", at_least(0.93)),
+                _asked(f"oracle-{name}-second", "Spearman", at_least(0.93)),
+                _asked(f"oracle-{name}-each-image", "Spearman", None),
+                _asked(f"oracle-{name}-magnitude", "Spearman", None),
+            ),
+            spearman(name),
+        )
+        for name in SUBJECTS
     ),
     Job(
         (_asked("torch-pruning-gain", "points", at_least(1)),),

@@ -1,45 +1,62 @@
 """How well cheap evidence ranks units, beside the oracle that takes each of them away."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from scipy.stats import spearmanr
+from torch import Tensor
 
+from reverie.bench.dream_data import cifar_images, cifar_judge
 from reverie.bench.figure import Measured
 from reverie.compress.importance import Scored, gate_scores, magnitude_scores, oracle_changes, second_order_scores
 from reverie.core.events import Listener
+from reverie.core.network import ImageNetwork
 from reverie.core.source import Source
+from reverie.graph import probe
+from reverie.zoo.datasets import test_set
+from reverie.zoo.load import load
 
-__all__ = ["spearman"]
+__all__ = ["SUBJECTS", "spearman"]
 
-IMAGES = 256
+# A forward pass of all of them per unit.
+IMAGES = 128
 
-
-def spearman(on_event: Listener) -> Mapping[str, Measured]:
-    """Rank correlation with the squared change of the loss, over all units of fashion-resnet20, on labeled images."""
-    from reverie.graph import probe
-    from reverie.zoo.datasets import test_set
-    from reverie.zoo.load import load
-
-    network, images = load("zoo:fashion-resnet20"), test_set("fashion-mnist")
-    labels = images.labels
-    if labels is None:
-        raise TypeError("the embedded test set has labels")
-    source = Source("real", images.images[:IMAGES], labels[:IMAGES])
-    structure = probe(network.body, torch.zeros(2, *network.image_shape))
-    truth = oracle_changes(network, structure, source, images=IMAGES, targets=source.labels, on_event=on_event)
-    changes = _all(truth).square()
-    kinds = {
-        "taylor-oracle-fashion-resnet20": second_order_scores(
-            network, structure, source, images=IMAGES, batch_size=64, probes=16, targets=source.labels
-        ),
-        "taylor-oracle-first-order": gate_scores(
-            network, structure, source, images=IMAGES, batch_size=8, targets=source.labels
-        ),
-        "magnitude-oracle": magnitude_scores(network, structure),
-    }
-    return {name: Measured(float(spearmanr(_all(scores), changes).statistic)) for name, scores in kinds.items()}
+SUBJECTS: Mapping[str, Callable[[], tuple[ImageNetwork, Source]]] = {
+    "fashion-resnet20": lambda: (load("zoo:fashion-resnet20"), test_set("fashion-mnist")),
+    "cifar10-resnet20": lambda: (load("zoo:cifar10-resnet20"), cifar_images("test")),
+    "cifar10-resnet56": lambda: (cifar_judge(56), cifar_images("test")),
+}
+"""Network -> how to load it with labeled images of its task."""
 
 
-def _all(scores: Mapping[str, Scored]) -> torch.Tensor:
+def spearman(name: str) -> Callable[[Listener], Mapping[str, Measured]]:
+    """Rank correlation of scores with the size of the true change of the loss, over all units of a network."""
+
+    def run(on_event: Listener) -> Mapping[str, Measured]:
+        network, every = SUBJECTS[name]()
+        source = Source("real", every.images[:IMAGES], None if every.labels is None else every.labels[:IMAGES])
+        structure = probe(network.body, torch.zeros(2, *network.image_shape))
+        truth = _all(
+            oracle_changes(network, structure, source, images=IMAGES, targets=source.labels, on_event=on_event)
+        ).abs()
+        first = gate_scores(network, structure, source, images=IMAGES, batch_size=IMAGES, targets=source.labels)
+        alone = gate_scores(network, structure, source, images=IMAGES, batch_size=1, targets=source.labels)
+        second = second_order_scores(
+            network, structure, source, images=IMAGES, batch_size=IMAGES, probes=32, targets=source.labels
+        )
+        kinds = {
+            "first": first,
+            "each-image": alone,
+            "second": second,
+            "magnitude": magnitude_scores(network, structure),
+        }
+        return {
+            f"oracle-{name}-{kind}": Measured(float(spearmanr(_all(scores), truth).statistic))
+            for kind, scores in kinds.items()
+        }
+
+    return run
+
+
+def _all(scores: Mapping[str, Scored]) -> Tensor:
     return torch.cat([one.value for one in scores.values()])
