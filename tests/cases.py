@@ -15,6 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.compress import Compressed, compress
+from reverie.compress.importance import (
+    gate_scores,
+    hessian_aware_scores,
+    magnitude_scores,
+    oracle_changes,
+    second_order_scores,
+)
+from reverie.compress.prune import prune
+from reverie.compress.ridge import refit
 from reverie.core.edit import Bypass, Keep, Record, replay
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
@@ -316,9 +325,7 @@ def _adapt(teacher: nn.Module, student: nn.Module, use: Use) -> Any:
     def teach(student: nn.Module, pool: Source, number: int) -> nn.Module:
         return student
 
-    found = adaptive_dreams(
-        teacher, student, teach=teach, counts=[3, 3], steps=2, seed=use.seed, on_event=use.on_event
-    )
+    found = adaptive_dreams(teacher, student, teach=teach, counts=[3, 3], steps=2, seed=use.seed, on_event=use.on_event)
     return _of_bank(found.pool)
 
 
@@ -360,7 +367,45 @@ def _saved(model: ImageNetwork, use: Use) -> list[Path]:
     return sorted(use.folder.iterdir())
 
 
+def _scores(kind: Callable[..., Any]) -> Call:
+    def call(model: ImageNetwork, use: Use) -> list[Tensor]:
+        found = kind(model, probe(model.body, EXAMPLE), tiny_source(), seed=use.seed, on_event=use.on_event)
+        return [scored.value for scored in found.values()]
+
+    return call
+
+
+def _oracle(model: ImageNetwork, use: Use) -> list[Tensor]:
+    found = oracle_changes(model, probe(model.body, EXAMPLE), tiny_source(), on_event=use.on_event)
+    return [scored.value for scored in found.values()]
+
+
+def _refit(model: ImageNetwork, use: Use) -> nn.Module:
+    kept = {"block.inner": [0, 2, 4], "stem": [0, 1, 3, 5]}
+    body, record = cut(model.body, probe(model.body, EXAMPLE), kept)
+    return refit(model, model.with_body(body), record, tiny_source(), seed=use.seed, on_event=use.on_event)
+
+
+def _prune(model: ImageNetwork, use: Use) -> Any:
+    source = noise_source(count=48, image_shape=(1, 12, 12), seed=0)
+    found = prune(model, source, macs="60%", step=4, on_event=use.on_event)
+    return found.plan, found.record, found.network
+
+
 CASES: tuple[Case, ...] = (
+    Case("compress.gate_scores", _scores(gate_scores), {**RUNS, **LISTENS}, seeded=True, reports=True),
+    Case("compress.second_order_scores", _scores(second_order_scores), {**RUNS, **LISTENS}, seeded=True, reports=True),
+    Case(
+        "compress.hessian_aware_scores", _scores(hessian_aware_scores), {**RUNS, **LISTENS}, seeded=True, reports=True
+    ),
+    Case(
+        "compress.magnitude_scores",
+        lambda model, use: [one.value for one in magnitude_scores(model, probe(model.body, EXAMPLE)).values()],
+        {},
+    ),
+    Case("compress.oracle_changes", _oracle, {**RUNS, **LISTENS}, reports=True),
+    Case("compress.refit", _refit, {**RUNS, **LISTENS}, seeded=True, reports=True),
+    Case("compress.prune", _prune, {**RUNS, **LISTENS}, network=wide_network, reports=True, nightly=True),
     Case(
         "core.replay",
         lambda model, use: replay(CUT, model),
@@ -492,9 +537,11 @@ CASES: tuple[Case, ...] = (
     ),
     Case(
         "dream.train_inverter",
-        lambda model, use: train_inverter(
-            model, tiny_source(), layers=["body.stem"], steps=2, seed=use.seed, on_event=use.on_event
-        ).blocks,
+        lambda model, use: (
+            train_inverter(
+                model, tiny_source(), layers=["body.stem"], steps=2, seed=use.seed, on_event=use.on_event
+            ).blocks
+        ),
         {**RUNS, **LISTENS},
         seeded=True,
         reports=True,
