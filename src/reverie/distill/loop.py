@@ -19,7 +19,6 @@ from reverie.core.errors import RangeError, ShapeError
 from reverie.core.events import Listener, silent
 from reverie.core.network import ImageNetwork
 from reverie.core.precision import choose_precision
-from reverie.core.rng import preserved_rng
 from reverie.core.source import Source
 from reverie.distill.features import Features
 from reverie.distill.losses import LogitLoss, soft_label_loss
@@ -162,12 +161,11 @@ def distill(
     if next(student.parameters(), None) is None:
         raise RangeError(f"the student {type(student).__name__} has no parameters, so nothing can be trained")
     _check_sizes(teacher, student, source)
-    with preserved_rng():
-        run = Run(teacher, student, source, settings)
-        run.resume(checkpoint)
-        run.train(checkpoint, on_event)
-        kept, last = run.kept(), run.last()
-        judged = run.judgement(kept)
+    run = Run(teacher, student, source, settings)
+    run.resume(checkpoint)
+    run.train(checkpoint, on_event)
+    kept, last = run.kept(), run.last()
+    judged = run.judgement(kept)
     return Distilled(kept, last, judged.agreement, judged.loss_nats, run.best_step, tuple(run.history))
 
 

@@ -15,6 +15,7 @@ from reverie.core.modes import frozen
 from reverie.core.rng import generator, preserved_rng
 from reverie.core.tap import Reading, tap
 from reverie.distill.adapters import Adapter
+from reverie.distill.batchnorm import batch_norm_layers
 from reverie.distill.feature_losses import FeatureLoss, feature_loss
 from reverie.distill.features import Features, feature_of, select_kept
 
@@ -86,9 +87,11 @@ class Matched:
         _check_names([match.student for match in matches], student, role="student")
         if not matches:
             return
-        # In training mode, where normalizations make features as large as they will be; on a copy, which they change.
-        trial = copy.deepcopy(student).train()
-        with self._reading(trial), torch.no_grad():
+        # Batch norms as in training, where they make features as large as they will be; on a copy, which they change.
+        trial = copy.deepcopy(student).eval()
+        for layer in batch_norm_layers(trial).values():
+            layer.training = True
+        with self._reading(trial), torch.no_grad(), preserved_rng():
             teacher(images)
             trial(images)
             for index, match in enumerate(self.matches):

@@ -19,7 +19,7 @@ from reverie.core.describe import describe
 from reverie.core.digest import sha256_json, sha256_tensors
 from reverie.core.errors import Diverged, RangeError, ShapeError
 from reverie.core.events import Event, Listener
-from reverie.core.rng import derive_seed, generator
+from reverie.core.rng import derive_seed, generator, preserved_rng
 from reverie.core.source import Source
 from reverie.distill.averaging import RunningAverage
 from reverie.distill.batchnorm import batch_norm_layers, reestimate_batch_norm
@@ -167,7 +167,7 @@ class Run:
         if not self.history:
             self._judge()
         draw = Draw(self.source, self._answers, settings.batch_size, settings.steps, settings.seed)
-        with self.matched.reading():
+        with self.matched.reading(), preserved_rng():
             # The iterator is asked for batches that a resumed run has already seen: it may count on that.
             for pick in islice(settings.order(draw), self.step, settings.steps):
                 if self._out_of_patience():
