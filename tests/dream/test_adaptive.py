@@ -97,7 +97,7 @@ def test_a_term_names_the_weights_of_its_student() -> None:
 
 def test_dreams_move_towards_disagreement() -> None:
     teacher, student = (nn.Sequential(nn.Flatten(), nn.Linear(192, 4)) for _ in range(2))
-    asked = {"count": 8, "image_shape": (3, 8, 8), "steps": 40}
+    asked = {"count": 8, "image_shape": (3, 8, 8), "steps": 80}
 
     def apart(term: Term) -> tuple[float, float]:
         bank = dream(teacher, **asked, term=term)  # type: ignore[arg-type]

@@ -112,7 +112,7 @@ def test_a_transformer_dreams_with_unlike_patches() -> None:
 def test_captured_statistics_are_met_and_named(small_net: nn.Module, tmp_path: Path) -> None:
     body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.GroupNorm(2, 6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4))
     captured = capture_statistics(body, noise_source(count=32, image_shape=(3, 8, 8), seed=0))
-    asked = {"count": 16, "image_shape": (3, 8, 8), "steps": 30, "term": class_term() + 10.0 * statistics_term()}
+    asked = {"count": 16, "image_shape": (3, 8, 8), "steps": 80, "term": class_term() + 10.0 * statistics_term()}
     bank = dream(body, **asked, statistics=captured, path=tmp_path)  # type: ignore[arg-type]
     assert bank.config["statistics"].startswith("captured from 32 images of noise (")
     shown = capture_statistics(body, bank.source()).layers["1"][1]
@@ -176,7 +176,7 @@ def test_a_map_of_classes() -> None:
         network,
         count=4,
         image_shape=(3, 8, 8),
-        steps=30,
+        steps=80,
         targets=targets,
         head=dense_map(),
         augment=ShiftAndFlip(0, flip=False),

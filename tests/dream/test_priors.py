@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from reverie.core.errors import RangeError, ShapeError, StatisticsMissing
 from reverie.core.tap import Reading
 from reverie.dream import ShiftAndFlip, View, class_term, optimize
-from reverie.dream.fourier import FourierCanvas, NetworkCanvas
+from reverie.dream.fourier import FourierCanvas
+from reverie.dream.network_canvas import NetworkCanvas
 from reverie.dream.patches import patch_similarity_term, similarity_entropy
 
 
@@ -59,18 +60,6 @@ def test_the_term_reads_attention_and_drops_the_class_token() -> None:
         patch_similarity_term(bandwidth=0)
 
 
-@pytest.mark.parametrize("shape", [(2, 9), (3, 8, 8), (1, 4, 5, 6)])
-def test_a_spectrum_shows_images_of_the_right_size(shape: tuple[int, ...]) -> None:
-    canvas = FourierCanvas(list(range(40)), shape)
-    images = canvas.images().detach()
-    assert images.shape == (40, *shape)
-    assert 0 < float(images.detach().min()) < float(images.detach().max()) < 1
-    before_sigmoid = images.logit()
-    assert 0.5 < float(before_sigmoid.detach().var()) < 2
-    again = FourierCanvas([0], shape).images()
-    torch.testing.assert_close(again[0], images[0])
-
-
 def test_canvases_are_optimized_by_the_loop() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
@@ -85,5 +74,3 @@ def test_canvases_are_optimized_by_the_loop() -> None:
             network, canvas, term=class_term(), targets=targets, steps=20, augment=ShiftAndFlip(0, flip=False), seed=0
         )
         assert torch.equal(network(result.images).argmax(1), targets)
-    with pytest.raises(RangeError, match="deviation must be positive"):
-        FourierCanvas([0], (1, 4, 4), deviation=0)

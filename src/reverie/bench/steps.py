@@ -17,14 +17,13 @@ from reverie.core.events import Event, Listener
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork
 from reverie.cost.timing import interleave
-from reverie.dream import PixelCanvas, ShiftAndFlip, default_term, optimize
+from reverie.dream import FourierCanvas, default_augment, default_term, optimize
 from reverie.zoo.load import load
 
 __all__ = ["step_ratios"]
 
 # Steps in a row, and bare passes in a row.
 STEPS = 3
-SHIFT_SHARE = 1 / 14
 
 
 def step_ratios(
@@ -68,10 +67,11 @@ def step_ratios(
 
 def _dreaming(network: ImageNetwork, images: Tensor, targets: Tensor) -> Callable[[], object]:
     """The loop as `reverie.dream.dream` runs it."""
-    augment, term = ShiftAndFlip(round(SHIFT_SHARE * min(images.shape[-2:]))), default_term()
+    shape = tuple(images.shape[1:])
+    augment, term = default_augment(shape), default_term()
 
     def run() -> object:
-        canvas = PixelCanvas(images)
+        canvas = FourierCanvas(range(len(images)), shape)
         return optimize(network, canvas, term=term, targets=targets, steps=STEPS, augment=augment, seed=0)
 
     return run

@@ -28,6 +28,8 @@ Samples = Mapping[str, NDArray[np.float64]]
 # Below nine rounds the order statistics that bound a median at 95 % do not exist.
 FEWEST_ROUNDS = 9
 RETAKES = 4
+# Longer calls are interrupted on any machine, lose a small share of their time by it, and are not taken again.
+LONG_MS = 100.0
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _sample(run: Run, repeats: int) -> float:
     for _ in range(1 + RETAKES):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         spent = _timed(run, repeats)
-        if resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw == before:
+        if spent > LONG_MS or resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw == before:
             break
     return spent / repeats
 

@@ -3,13 +3,13 @@
 from reverie.dream.adaptive import Adapted, Round, Teach, adaptive_dreams
 from reverie.dream.bank import Bank, teacher_sha256
 from reverie.dream.calibrate import calibrate_statistics, choose_statistics
-from reverie.dream.canvas import Canvas, PixelCanvas, ShiftAndFlip
+from reverie.dream.canvas import Canvas, PixelCanvas, RandomAffine, ShiftAndFlip
 from reverie.dream.crops import CurriculumCrop, RandomCrop
 from reverie.dream.disagreement import disagreement_term, jensen_shannon, masked_disagreement_term
 from reverie.dream.distilled import SoftLabels, distill_dataset, soft_labels
-from reverie.dream.dream import balanced_targets, default_term, dream, prior_term
+from reverie.dream.dream import balanced_targets, default_augment, default_term, dream, prior_term
 from reverie.dream.export import export_folder, export_webdataset
-from reverie.dream.fourier import FourierCanvas, NetworkCanvas
+from reverie.dream.fourier import FourierCanvas
 from reverie.dream.generator import generate
 from reverie.dream.heads import Head, dense_map, embedding, multi_label, single_label
 from reverie.dream.inverter import Inverter, train_inverter
@@ -22,6 +22,7 @@ from reverie.dream.layer_statistics import (
 )
 from reverie.dream.leaves import leaves_source
 from reverie.dream.loop import Optimized, optimize
+from reverie.dream.network_canvas import NetworkCanvas
 from reverie.dream.patches import attention_layers, patch_similarity_term
 from reverie.dream.pool import join_banks, replay
 from reverie.dream.running import running_statistics_term
@@ -44,6 +45,7 @@ __all__ = [
     "Optimized",
     "Part",
     "PixelCanvas",
+    "RandomAffine",
     "RandomCrop",
     "Round",
     "ShiftAndFlip",
@@ -60,6 +62,7 @@ __all__ = [
     "capture_statistics",
     "choose_statistics",
     "class_term",
+    "default_augment",
     "default_term",
     "dense_map",
     "disagreement_term",

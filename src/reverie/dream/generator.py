@@ -33,8 +33,8 @@ from reverie.core.store import write_bytes
 from reverie.dream.bank import Bank, Folder, Shard
 from reverie.dream.canvas import ShiftAndFlip
 from reverie.dream.dream import balanced_targets
-from reverie.dream.fourier import NetworkCanvas
 from reverie.dream.loop import optimize
+from reverie.dream.network_canvas import NetworkCanvas
 from reverie.dream.running import memory_of, remember, running_statistics_term, with_fresh_memory
 from reverie.dream.terms import Term, class_term, total_variation_term
 
