@@ -98,7 +98,7 @@ NETWORKS = [
 def test_a_network_that_cannot_be_followed(build, message: str):
     whole = build()
     with pytest.raises(UnsupportedOp, match=re.escape(message)):
-        accept(whole, batch())
+        probe(whole, batch())
 
 
 EXAMPLES = [
@@ -122,7 +122,7 @@ def test_an_example_of_the_wrong_kind(example, message: str):
     whole = net()
     before = model_trace(whole), global_trace()
     with pytest.raises(ShapeError, match=re.escape(message)):
-        accept(whole, example)
+        probe(whole, example)
     assert (model_trace(whole), global_trace()) == before
 
 

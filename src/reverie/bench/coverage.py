@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from reverie.bench.examine import Row, examine
+from reverie.bench.examine import REMOVED, Row, examine
 from reverie.bench.figure import Job, Measured, Question, at_least, at_most
 from reverie.bench.kinds import OTHERS, SPEED, TIMM, Subject, timm_modules
 from reverie.core.errors import VerificationFailed
@@ -24,6 +24,9 @@ EXACT = 1e-5
 
 CARRIED = 1e-4
 """Largest difference between ONNX Runtime and PyTorch."""
+
+CERTIFIED = 0.5
+"""Share of a network's units that must be certified for the network to count at all."""
 
 LISTS: Mapping[str, Callable[[], Sequence[Subject]]] = {
     "timm": lambda: TIMM,
@@ -39,9 +42,11 @@ PARAMETERS_CERTIFIED = 0.95
 
 
 def prunable(row: Row) -> bool:
-    """Whether at least 30 % of the units were removed, exactly."""
-    exact = row.cut_difference is not None and row.cut_difference <= EXACT
-    return exact and not {"structure", "cut"} & row.failures.keys() and bool(row.units) and bool(row.removed)
+    """Whether at least half of the units are certified, and at least 30 % of those were removed, exactly."""
+    if row.cut_difference is None or row.units is None or row.free is None or row.removed is None:
+        return False
+    enough = row.free >= CERTIFIED * row.units and row.removed >= REMOVED * row.free > 0
+    return enough and row.cut_difference <= EXACT and not {"structure", "cut"} & row.failures.keys()
 
 
 def wrong(row: Row) -> bool:
@@ -53,9 +58,6 @@ def passes(row: Row) -> bool:
     """Whether everything that is asked of one network holds: cut, fresh process, ONNX Runtime."""
     return (
         prunable(row)
-        and row.removed is not None
-        and row.units is not None
-        and row.removed >= 0.3 * row.units
         and row.fresh_difference == 0.0
         and row.onnx_difference is not None
         and row.onnx_difference <= CARRIED

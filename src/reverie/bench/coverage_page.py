@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reverie.bench.coverage import CARRIED, EXACT, LISTS, passes, prunable
+from reverie.bench.coverage import CARRIED, CERTIFIED, EXACT, LISTS, passes, prunable
 from reverie.bench.examine import REMOVED, Row
 from reverie.bench.kinds import OTHERS, SPEED, TIMM
 from reverie.core.store import read_json
@@ -42,7 +42,11 @@ def coverage_page(folder: Path, value: Mapping[str, Any]) -> str:
         value: What `run_bench` returned.
     """
     lists = coverage_rows(folder)
-    parts = [_HEAD.format(removed=f"{REMOVED:.0%}", exact=EXACT, carried=CARRIED), _place(value), "\n## Figures\n\n"]
+    parts = [
+        _head(),
+        _place(value),
+        "\n## Figures\n\n",
+    ]
     parts.append(to_markdown(_figures(value)))
     for name, title in _TITLES.items():
         if lists.get(name):
@@ -50,6 +54,10 @@ def coverage_page(folder: Path, value: Mapping[str, Any]) -> str:
             parts += [_notes(lists[name])]
     parts.append(_TAIL)
     return "".join(parts)
+
+
+def _head() -> str:
+    return _HEAD.format(removed=f"{REMOVED:.0%}", exact=EXACT, carried=CARRIED, certified=CERTIFIED)
 
 
 def _figures(value: Mapping[str, Any]) -> Table:
@@ -83,7 +91,7 @@ def _cells(row: Row) -> tuple[Cell, ...]:
         _number(row.seconds, ".2f"),
         "" if row.units is None else f"{row.free} of {row.units}",
         _number(row.certified, ".1%"),
-        "" if not row.removed or not row.units else f"{row.removed / row.units:.0%}",
+        "" if not row.removed or not row.free else f"{row.removed / row.free:.0%}",
         _number(row.cut_difference, ".0e"),
         _number(row.exact_difference, ".0e"),
         "same bits" if row.fresh_difference == 0 else _number(row.fresh_difference, ".0e"),
@@ -128,16 +136,16 @@ examined in a process of its own:
   first-use costs; the other columns are of the smaller build that the list states;
 - *units*: certified of all, inputs, outputs and positions not counted; *parameters certified*: the share of the
   parameters' elements that go with some certified unit;
-- *removed*: at least {removed} of every certified group, at random, as a share of all units. With random weights and
-  statistics, the cut network is compared with the uncut one in which only the surviving elements take part, which
-  knows nothing of the analysis (`reverie.graph.oracle`); differences are shares of the largest output where that is
-  above 1, and at most {exact:g} holds;
+- *removed*: at least {removed} of every certified group, at random, as a share of the certified units. With random
+  weights and statistics, the cut network is compared with the uncut one in which only the surviving elements take
+  part, which knows nothing of the analysis (`reverie.graph.oracle`); differences are shares of the largest output
+  where that is above 1, and at most {exact:g} holds;
 - *fresh process*: weights and record are read by the reader of
   [loading without Reverie](../loading_without_reverie.md) in a process that cannot import Reverie;
 - *ONNX Runtime*: exported with a free batch size, run with 2 and with 1; at most {carried:g} holds.
 
-A network *holds* when 30 % of all its units went and everything was within these bounds. For the modules of timm, which
-are not carried away, it holds when a cut was made and was exact.
+A network *holds* when at least {certified:.0%} of its units are certified, {removed} of those went, and everything was
+within these bounds. For the modules of timm, which are not carried away, it holds when that cut was exact.
 """
 
 _TAIL = """

@@ -109,12 +109,16 @@ class Scale:
     factor: float
 
     def apply(self, model: nn.Module) -> None:
-        """Multiply in place."""
+        """Multiply in place; a tensor of several names is multiplied once."""
+        done: set[int] = set()
         for name, indices in self.rows.items():
             owner, _, leaf = name.rpartition(".")
             tensor = getattr(_module(model, owner), leaf, None)
             if not isinstance(tensor, Tensor):
                 raise ReferenceNotFound(f"the record scales {name}, but the network holds no such tensor")
+            if id(tensor) in done:
+                continue
+            done.add(id(tensor))
             if any(not 0 <= index < tensor.shape[0] for index in indices):
                 raise ShapeError(f"the record scales rows of {name} that its {tensor.shape[0]} rows do not have")
             with torch.no_grad():
@@ -135,6 +139,30 @@ class Record:
 
     def __add__(self, later: "Record") -> "Record":
         return Record(self.edits + later.edits)
+
+    def merged(self) -> "Record":
+        """The same in as few edits as can be: cuts that follow each other become one, their indices composed.
+
+        Law: replaying it gives what replaying the record gives, bit for bit.
+
+        Raises:
+            ShapeError: A cut keeps indices that the cut before it has not left.
+
+        Example:
+            >>> twice = Record((Keep({"weight": {0: (1, 3, 5)}}), Keep({"weight": {0: (0, 2), 1: (4,)}})))
+            >>> twice.merged().edits
+            (Keep(slices={'weight': {0: (1, 5), 1: (4,)}}, attributes={}),)
+        """
+        done: list[Edit] = []
+        for edit in self.edits:
+            last = done[-1] if done else None
+            if isinstance(last, Keep) and isinstance(edit, Keep):
+                done[-1] = _composed(last, edit)
+            elif isinstance(last, Keep) and isinstance(edit, Scale):
+                done[-1:] = [_earlier(edit, last), last]
+            else:
+                done.append(edit)
+        return Record(tuple(done))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that `from_json` reads back."""
@@ -177,6 +205,32 @@ def replay(record: Record, model: nn.Module) -> nn.Module:
     for edit in record.edits:
         edit.apply(edited)
     return edited
+
+
+def _composed(first: Keep, second: Keep) -> Keep:
+    """One cut in place of two."""
+    slices = {name: dict(by_dim) for name, by_dim in first.slices.items()}
+    for name, by_dim in second.slices.items():
+        rows = slices.setdefault(name, {})
+        for dim, kept in by_dim.items():
+            rows[dim] = _picked(name, rows[dim], kept) if dim in rows else kept
+    return Keep(slices, {**first.attributes, **second.attributes})
+
+
+def _earlier(scale: Scale, cut: Keep) -> Scale:
+    """What is scaled after a cut, as rows before it."""
+    rows = {
+        name: _picked(name, cut.slices[name][0], indices) if 0 in cut.slices.get(name, {}) else indices
+        for name, indices in scale.rows.items()
+    }
+    return Scale(rows, scale.factor)
+
+
+def _picked(name: str, kept: tuple[int, ...], indices: tuple[int, ...]) -> tuple[int, ...]:
+    outside = [index for index in indices if not 0 <= index < len(kept)]
+    if outside:
+        raise ShapeError(f"the record keeps {len(kept)} rows of {name}, and then row {outside[0]} of those")
+    return tuple(kept[index] for index in indices)
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:
