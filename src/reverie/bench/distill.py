@@ -43,7 +43,7 @@ SEEDS = 3
 FASHION_STUDENT = "reverie.zoo.networks:CifarResNet(widths=[22, 34, 44], in_channels=1)"
 RESNET56 = "reverie.zoo.networks:CifarResNet(blocks=9, shortcut='pad')@data/cifar10_resnet56.safetensors"
 RESNET20 = "reverie.zoo.networks:CifarResNet(shortcut='pad')"
-CUT = {"dreams": 1024, "dream_steps": 60, "teach_steps": 800}
+CUT = {"dreams": 2048, "dream_steps": 60, "teach_steps": 2000}
 
 
 def _cifar(part: str) -> Source:
@@ -58,12 +58,12 @@ def _published(blocks: int) -> ImageNetwork:
 
 
 def _cut(on_event: Listener) -> Mapping[str, Measured]:
-    """A network without the last block of each stage, taught on dreams; and the same on noise and on real images."""
+    """A network without the middle block of each stage, taught on dreams; and the same on noise and on real images."""
     test = _cifar("test")
     teacher = _published(3)
     structure = probe(teacher.body, (torch.zeros(2, *CIFAR_SHAPE) - teacher.mean) / teacher.std)
     stages = ("layer1", "layer2", "layer3")
-    body, _ = bypass(teacher.body, structure, [f"{stage}.2" for stage in stages])
+    body, _ = bypass(teacher.body, structure, [f"{stage}.1" for stage in stages])
     student = teacher.with_body(body).eval()
 
     def lessons(source: Source, seed: int) -> Distilled:
