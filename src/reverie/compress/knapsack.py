@@ -13,6 +13,7 @@ Reference: Pisinger, 1995, "A minimal algorithm for the multiple-choice knapsack
 Operational Research 83. Differs: the linear relaxation completes every state at once, and costs are real numbers.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,7 +21,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Relaxed", "improved", "relaxed", "solve_knapsack"]
+__all__ = ["Relaxed", "fuzz_of", "improved", "relaxed", "solve_knapsack"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -65,7 +66,7 @@ def solve_knapsack(
         limit: Of the total cost.
 
     Returns:
-        None where no allocation is within the limit, or where there are too many states.
+        None where no allocation is within the limit by more than rounding, or where there are too many states.
 
     Example:
         >>> low, high = np.array([0.0, 1.0]), np.array([2.0, 1.0])
@@ -75,7 +76,12 @@ def solve_knapsack(
     found = relaxed(losses, costs, possible, limit)
     if found is None:
         return None
-    best = improved(found, limit)
+    # What is surely within the limit, however it is added up, is where the search begins.
+    safe = limit - fuzz_of(found)
+    inner = found if _total(found.cost, found.base) <= safe else relaxed(losses, costs, possible, safe)
+    if inner is None or _total(inner.cost, inner.base) > safe:
+        return None
+    best = improved(inner, safe)
     value = _total(found.loss, best)
     scale = float(np.ptp(found.loss[np.isfinite(found.loss)])) * len(best)
     close = max(ROUNDING * scale, ROUNDING * abs(value))
@@ -133,6 +139,11 @@ def relaxed(
     return Relaxed(loss, cost, price, priced - lowest[:, None], base, float(lowest.sum() - price * limit))
 
 
+def fuzz_of(found: Relaxed) -> float:
+    """More than the sums of costs in different order can differ by."""
+    return ROUNDING * float(np.abs(found.cost).max(axis=1).sum())
+
+
 def _total(values: Floats, picked: Indices) -> float:
     return float(values[np.arange(len(picked)), picked].sum())
 
@@ -161,6 +172,7 @@ class _Core:
     def __init__(self, found: Relaxed, limit: float, best: Indices, close: float) -> None:
         self.found, self.limit, self.best, self.close = found, limit, best, close
         self.room = limit - _total(found.cost, found.base)
+        self.fuzz = fuzz_of(found)
         self.gap = _total(found.loss, best) - found.bound - close
         self.shift = found.cost - found.cost[np.arange(len(found.base)), found.base][:, None]
         self.order = self._sites()
@@ -190,18 +202,30 @@ class _Core:
                 continue
             shifts, margins = self._extend(shifts, margins, site, open_)
             rest = steps.after(depth)
-            bounds, whole, places = rest.complete(shifts, margins, self.room, self.found.price)
-            at = int(whole.argmin())
-            if whole[at] < self.gap:
-                self._take(depth, at, rest.taken(int(places[at])))
+            self._round(depth, rest, shifts, margins, -self.fuzz, most=1)
+            bounds = self._round(depth, rest, shifts, margins, self.fuzz, most=3)
             alive = bounds <= self.gap
             shifts, margins = shifts[alive], margins[alive]
             self.parents[-1], self.options[-1] = self.parents[-1][alive], self.options[-1][alive]
             if len(shifts) > MOST_STATES:
                 return False
             if not len(shifts):
-                break
+                return True
+        # At the edge of the limit only exact addition tells, so every state that is left has to be asked.
+        last = len(self.order) - 1
+        self._round(last, steps.after(last), shifts, margins, self.fuzz, most=len(shifts))
         return True
+
+    def _round(
+        self, depth: int, rest: "_Completion", shifts: Floats, margins: Floats, slack: float, *, most: int
+    ) -> Floats:
+        """Take the best completion within the limit, trying `most` of them; the bounds of all states."""
+        bounds, whole, places = rest.complete(shifts, margins, self.room + slack, self.found.price)
+        better = np.flatnonzero(whole < self.gap)
+        for at in better[whole[better].argsort(kind="stable")][:most]:
+            if self._take(depth, int(at), rest.taken(int(places[at]))):
+                break
+        return bounds
 
     def open(self, site: int) -> Indices:
         """Options that could be in a better allocation, by rising cost and so by falling loss."""
@@ -230,18 +254,19 @@ class _Core:
         self.options.append(options[order])
         return wide[order], deep[order]
 
-    def _take(self, depth: int, state: int, steps: Sequence[tuple[int, int]]) -> None:
-        """A better allocation: the path to a state, the base elsewhere, and the steps of the completion."""
+    def _take(self, depth: int, state: int, steps: Sequence[tuple[int, int]]) -> bool:
+        """A better allocation, where it is within the limit: the path to a state, the base, the completion's steps."""
         picked = self.found.base.copy()
         for level in range(depth, -1, -1):
             picked[self.order[level]] = self.options[level][state]
             state = int(self.parents[level][state])
         for site, option in steps:
             picked[site] = option
-        value = _total(self.found.loss, picked)
-        if _total(self.found.cost, picked) <= self.limit * (1 + ROUNDING) + ROUNDING * float(np.abs(self.shift).max()):
-            self.best = picked
-            self.gap = value - self.found.bound - self.close
+        if math.fsum(self.found.cost[np.arange(len(picked)), picked]) > self.limit:
+            return False
+        self.best = picked
+        self.gap = _total(self.found.loss, picked) - self.found.bound - self.close
+        return True
 
 
 def _hull(open_: Indices, shift: Floats, margin: Floats, base: int) -> list[tuple[float, float, int]]:
@@ -296,11 +321,10 @@ class _Completion:
     def complete(self, shifts: Floats, margins: Floats, room: float, price: float) -> tuple[Floats, Floats, Indices]:
         """Per state: a bound on all completions, the value of the rounded one, and the place of that on the line."""
         rest = room - shifts
-        fuzz = ROUNDING * (abs(room) + float(np.abs(self.shifts).max(initial=0.0)) + float(np.abs(shifts).max()))
         beyond = np.maximum(rest - self.shifts[-1], 0.0)
         bounds = margins + np.interp(rest, self.shifts, self.margins) + price * beyond
-        bounds = np.where(rest < self.shifts[0] - fuzz, np.inf, bounds)
-        place = np.searchsorted(self.shifts, rest + fuzz, side="right") - 1
+        bounds = np.where(rest < self.shifts[0], np.inf, bounds)
+        place = np.searchsorted(self.shifts, rest, side="right") - 1
         at = np.maximum(place, 0)
         whole = margins + self.margins[at] + price * (rest - self.shifts[at])
         return bounds, np.where(place < 0, np.inf, whole), at
