@@ -63,7 +63,7 @@ def test_practice_helps() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     loss = made(network, count=80, batch_size=8, warm_up=40, term=class_term()).loss
     fresh = made(network, count=8, batch_size=8, warm_up=2, term=class_term()).loss
-    assert float(loss[-8:].mean()) < 0.85 * float(fresh.mean())
+    assert float(loss[-8:].mean()) < 0.92 * float(fresh.mean())
 
 
 def test_numbers_and_networks_out_of_range(small_net: nn.Module) -> None:

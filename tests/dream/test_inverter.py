@@ -57,6 +57,17 @@ def test_unseen_images_come_back() -> None:
     assert float((again - read["second"]).square().mean() / read["second"].var()) < 0.25
 
 
+def test_the_chain_hands_on_features_in_their_own_units() -> None:
+    def scale(mean: float, deviation: float) -> tuple[Tensor, Tensor]:
+        return torch.full((1, 1, 1, 1), mean), torch.full((1, 1, 1, 1), deviation)
+
+    blocks = nn.ModuleList([nn.Identity(), nn.Identity()])
+    inverter = Inverter(("first", "second"), blocks, (scale(3.0, 2.0), scale(10.0, 5.0)))
+    found = inverter.chain(torch.full((1, 1, 1, 1), 20.0), 1)
+    # (20 - 10) / 5 = 2 deviations of the second layer are 3 + 2 * 2 in units of the first.
+    assert [float(one) for one in found] == [7.0, 2.0]
+
+
 def test_same_seed_same_inverter_and_no_trace() -> None:
     network = Invertible().train()
     model, world = model_trace(network), global_trace()

@@ -134,6 +134,22 @@ def test_batch_norm_of_every_kind_is_seen_once() -> None:
     assert choose_statistics(OwnFrozen(3), image_shape=SHAPE).origin == "batch normalization"
 
 
+def test_a_frozen_layer_that_calls_the_function_is_seen_once() -> None:
+    class Sometimes(OwnFrozen):
+        """As detectron2's: arithmetic of its own where a gradient is wanted, the function where not."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.requires_grad:
+                return super().forward(x)
+            return nn.functional.batch_norm(x, self.running_mean, self.running_var)
+
+    network = nn.Sequential(Sometimes(3))
+    for x in (torch.rand(2, *SHAPE), torch.rand(2, *SHAPE, requires_grad=True)):
+        with BatchNormStatistics()(network) as seen:
+            network(x)
+        assert [one.name for one in seen] == ["0"]
+
+
 def test_what_batch_norm_stores_is_read_as_before(small_net: nn.Module) -> None:
     x = torch.rand(4, *SHAPE)
     with frozen(small_net), moments(small_net) as plain, torch.no_grad():

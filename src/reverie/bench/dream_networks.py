@@ -15,6 +15,7 @@ from reverie.bench.figure import Measured
 from reverie.core.errors import ReverieError
 from reverie.core.events import Event, Listener
 from reverie.core.network import ImageNetwork
+from reverie.core.rng import preserved_rng
 from reverie.dream import dream
 from reverie.zoo.datasets import test_set
 from reverie.zoo.load import load
@@ -59,7 +60,7 @@ def grouped() -> nn.Module:
 def trained_here(build: Callable[[], nn.Module]) -> ImageNetwork:
     """A network that has learned the embedded test images."""
     source = test_set("fashion-mnist")
-    with torch.random.fork_rng():
+    with preserved_rng():
         torch.manual_seed(0)
         network = ImageNetwork(build(), image_shape=(1, 28, 28), mean=[0.286], std=[0.353])
     adam = torch.optim.AdamW(network.parameters(), lr=RATE)

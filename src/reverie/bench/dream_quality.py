@@ -14,6 +14,7 @@ from reverie.bench.dream_data import cifar_images, cifar_judge
 from reverie.bench.figure import Measured
 from reverie.bench.textbook import textbook_dreams
 from reverie.core.events import Event, Listener
+from reverie.core.rng import preserved_rng
 from reverie.core.source import Source, noise_source
 from reverie.core.tap import tap
 from reverie.distill import distill, reestimate_batch_norm
@@ -125,7 +126,7 @@ def _student_accuracy(teacher: torch.nn.Module, real: Source, *, weight: float, 
         taught = distill(teacher, student, pool, steps=150, seed=seed + number, on_event=on_event)
         return taught.student
 
-    with torch.random.fork_rng():
+    with preserved_rng():
         torch.manual_seed(seed)
         student = CifarResNet(blocks=1, widths=(16, 32, 64))
     found = adaptive_dreams(

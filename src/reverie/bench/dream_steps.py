@@ -13,19 +13,22 @@ from reverie.bench.figure import Measured
 from reverie.core.errors import ReferenceNotFound, VerificationFailed
 from reverie.core.events import Event, Listener
 from reverie.core.modes import frozen
+from reverie.core.rng import preserved_rng
 from reverie.cost.timing import interleave
-from reverie.dream import PixelCanvas, ShiftAndFlip, calibrate_statistics, default_term, optimize
+from reverie.dream import FourierCanvas, calibrate_statistics, default_augment, default_term, optimize
 from reverie.zoo.load import load
 
 __all__ = ["gpu_figures", "host_waits", "memory_ratio", "transformer_step"]
 
+# Steps of a finished dream.
+STEPS = 250
 # Operators that hand a value of the device to Python.
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal")
 MEMORY = """
 import resource, sys, torch
 import torch.nn.functional as F
 from reverie.core.modes import frozen
-from reverie.dream import PixelCanvas, ShiftAndFlip, default_term, optimize
+from reverie.dream import FourierCanvas, default_augment, default_term, optimize
 from reverie.zoo.load import load
 
 what, name, batch, size, precision = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), torch.float32
@@ -38,8 +41,9 @@ if what == "bare":
             pixels = images.clone().requires_grad_()
             torch.autograd.grad(F.cross_entropy(network(pixels), targets), pixels)
 else:
-    optimize(network, PixelCanvas(images), term=default_term(), targets=targets, steps=3, augment=ShiftAndFlip(2),
-             seed=0, precision=precision)
+    shape = (3, size, size)
+    optimize(network, FourierCanvas(range(batch), shape), term=default_term(), targets=targets, steps=3,
+             augment=default_augment(shape), seed=0, precision=precision)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
@@ -48,7 +52,7 @@ def transformer_step(on_event: Listener) -> Mapping[str, Measured]:
     """A step on a vision transformer, self-calibrated statistics included, over its bare pass; same precision."""
     from timm.models.vision_transformer import VisionTransformer
 
-    with torch.random.fork_rng():
+    with preserved_rng():
         torch.manual_seed(0)
         network = VisionTransformer(img_size=224, patch_size=16, embed_dim=192, depth=6, num_heads=3, num_classes=10)
     statistics = calibrate_statistics(network, image_shape=(3, 224, 224), count=8)
@@ -63,11 +67,11 @@ def transformer_step(on_event: Listener) -> Mapping[str, Measured]:
     def dreaming() -> None:
         optimize(
             network,
-            PixelCanvas(images),
+            FourierCanvas(range(len(images)), images.shape[1:]),
             term=default_term(),
             targets=targets,
             steps=3,
-            augment=ShiftAndFlip(16),
+            augment=default_augment(images.shape[1:]),
             seed=0,
             precision=torch.float32,
             statistics=statistics,
@@ -99,11 +103,11 @@ def host_waits(on_event: Listener) -> Mapping[str, Measured]:
         with _Waits() as seen:
             optimize(
                 network,
-                PixelCanvas(torch.rand(4, *network.image_shape)),
+                FourierCanvas(range(4), network.image_shape),
                 term=default_term(),
                 targets=torch.arange(4),
                 steps=steps,
-                augment=ShiftAndFlip(2),
+                augment=default_augment(network.image_shape),
                 seed=0,
             )
         counts.append(seen.count)
@@ -126,14 +130,15 @@ def gpu_figures(on_event: Listener) -> Mapping[str, Measured]:
         torch.cuda.synchronize()
 
     def dreaming() -> None:
-        canvas, augment = PixelCanvas(images), ShiftAndFlip(16)
+        shape = network.image_shape
+        canvas, augment = FourierCanvas(range(64), shape, device=images.device), default_augment(shape)
         optimize(network, canvas, term=default_term(), targets=targets, steps=10, augment=augment, seed=0)
         torch.cuda.synchronize()
 
     timings = interleave({"bare": bare, "gpu-step": dreaming}, reference="bare", rounds=11, warmup=2, seconds=120)
     on_event(Event("timing steps on the GPU", 1, 1))
     timing = timings["gpu-step"]
-    per_second = 64 / (timing.median_ms / 1000 / 10 * 200)
+    per_second = 64 / (timing.median_ms / 1000 / 10 * STEPS)
     return {"gpu-step": Measured(timing.ratio_median), "gpu-images": Measured(per_second)}
 
 

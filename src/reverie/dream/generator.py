@@ -31,8 +31,7 @@ from reverie.core.precision import choose_precision
 from reverie.core.rng import derive_seed, generator, preserved_rng
 from reverie.core.store import write_bytes
 from reverie.dream.bank import Bank, Folder, Shard
-from reverie.dream.canvas import ShiftAndFlip
-from reverie.dream.dream import balanced_targets
+from reverie.dream.dream import balanced_targets, default_augment
 from reverie.dream.loop import optimize
 from reverie.dream.network_canvas import NetworkCanvas
 from reverie.dream.running import memory_of, remember, running_statistics_term, with_fresh_memory
@@ -47,7 +46,6 @@ CLASS_SCALE = 8.0
 LEARNING_RATE = 0.005
 # How far the shared generator follows the copy that a batch has adapted.
 FOLLOW = 0.5
-SHIFT_SHARE = 1 / 14
 
 
 class ConditionalGenerator(nn.Module):
@@ -206,7 +204,7 @@ def _batch(network: ImageNetwork, maker: nn.Module, plan: _Plan, classes: int, i
         term=plan.term,
         targets=labels.to(device),
         steps=plan.steps if index else plan.warm_up,
-        augment=ShiftAndFlip(round(SHIFT_SHARE * min(plan.image_shape[-2:]))),
+        augment=default_augment(plan.image_shape),
         seed=derive_seed(plan.seed, "generate", "batch", index),
         learning_rate=LEARNING_RATE,
         precision=plan.precision,
