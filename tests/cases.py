@@ -56,7 +56,7 @@ from reverie.dream import (
     teacher_sha256,
     train_inverter,
 )
-from reverie.graph import bypass, certify, cut, masked, permute, probe, record
+from reverie.graph import bypass, certify, cut, masked, permute, probe, record, surviving
 from reverie.metrics import features, layer_features, moment_fit, relative_diversity, within_class_diversity
 from reverie.metrics.evaluate import evaluate, predict
 from reverie.report.inspection import inspect
@@ -429,6 +429,11 @@ CASES: tuple[Case, ...] = (
         "graph.masked",
         lambda model, use: masked(model, probe(model, EXAMPLE), KEPT),
         {"no group": _with(masked, {"x": [0]})},
+    ),
+    Case(
+        "graph.surviving",
+        lambda model, use: surviving(model, cut(model, probe(model, EXAMPLE), KEPT)[1], EXAMPLE),
+        RUNS,
     ),
     Case(
         "graph.permute",

@@ -177,7 +177,11 @@ def _idle(model: nn.Module, groups: Sequence[Group], example: Example, seed: int
         if not idle:
             break
         batch = _noise(example, derive_seed(seed, "sensitivity", attempt))
-        gradients = _gradients(_subject(model, batch, derive_seed(seed, "sensitivity", attempt)), batch)
+        try:
+            gradients = _gradients(_subject(model, batch, derive_seed(seed, "sensitivity", attempt)), batch)
+        except RuntimeError:
+            # An operation without a derivative, as those of the user may be: the answers alone must do.
+            break
         idle = [
             group for group in idle if not (_felt(group, "produce", gradients) and _felt(group, "consume", gradients))
         ]

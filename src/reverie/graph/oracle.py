@@ -33,7 +33,7 @@ def surviving(model: nn.Module, record: Record, *inputs: Tensor) -> Any:  # noqa
     """What the network answers when only the elements that a record keeps take part.
 
     Args:
-        model: The network before the record, in evaluation mode; untouched.
+        model: The network before the record; untouched.
         record: Cuts and bypasses; its attributes are not looked at.
         inputs: What the network is called with.
 
@@ -55,7 +55,7 @@ def surviving(model: nn.Module, record: Record, *inputs: Tensor) -> Any:  # noqa
         >>> torch.allclose(surviving(net, cut, x), small + net[2].bias, atol=1e-6)
         True
     """
-    subject = copy.deepcopy(model)
+    subject = copy.deepcopy(model).eval()
     for edit in record.edits:
         if isinstance(edit, Bypass):
             edit.apply(subject)
