@@ -52,10 +52,12 @@ from reverie.dream import (
     masked_disagreement_term,
     moments,
     optimize,
+    published_term,
     soft_labels,
     teacher_sha256,
     train_inverter,
 )
+from reverie.dream.published import CIFAR
 from reverie.graph import bypass, certify, cut, masked, permute, probe, record, surviving
 from reverie.metrics import features, layer_features, moment_fit, relative_diversity, within_class_diversity
 from reverie.metrics.evaluate import evaluate, predict
@@ -490,6 +492,7 @@ CASES: tuple[Case, ...] = (
     Case("cost.export_onnx", lambda model, use: export_onnx(model), RUNS, nightly=True),
     Case("dream.moments", _moments, RUNS),
     Case("core.choose_precision", lambda model, use: str(choose_precision(model)), {}),
+    Case("dream.published_term", lambda model, use: published_term(model, weights=CIFAR).describe(), {}),
     Case("dream.teacher_sha256", lambda model, use: teacher_sha256(model), {}),
     Case("dream.attention_layers", lambda model, use: attention_layers("", model), {}),
     Case("dream.capture_statistics", lambda model, use: capture_statistics(model, tiny_source()).layers, RUNS),

@@ -25,6 +25,7 @@ from reverie.dream.loop import Optimized, optimize
 from reverie.dream.network_canvas import NetworkCanvas
 from reverie.dream.patches import attention_layers, patch_similarity_term
 from reverie.dream.pool import join_banks, replay
+from reverie.dream.published import PublishedWeights, published_term
 from reverie.dream.running import running_statistics_term
 from reverie.dream.statistics import BatchNormWithMoments, Moments, moments
 from reverie.dream.terms import Part, Term, View, class_term, norm_term, statistics_term, total_variation_term
@@ -45,6 +46,7 @@ __all__ = [
     "Optimized",
     "Part",
     "PixelCanvas",
+    "PublishedWeights",
     "RandomAffine",
     "RandomCrop",
     "Round",
@@ -82,6 +84,7 @@ __all__ = [
     "optimize",
     "patch_similarity_term",
     "prior_term",
+    "published_term",
     "replay",
     "running_statistics_term",
     "single_label",
