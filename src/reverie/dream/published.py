@@ -113,7 +113,7 @@ def published_term(network: nn.Module, *, weights: PublishedWeights) -> Term:
         [('class', 1.0), ('statistics', 10.0), ('total variation', 2.5e-05), ('norm', 3e-08)]
 
     Fails when: the batch, the network or the resolution is another than the weights were chosen for.
-    Reference: Yin et al., 2020, arXiv:1912.08795, section 3.2. Differs: the norm is a mean over images in both settings.
+    Reference: Yin et al., 2020, arXiv:1912.08795, section 3.2. Differs: the norm is a mean over images in all settings.
     """
     if min(weights.statistics, weights.first_weight, weights.variation, weights.norm) < 0:
         raise RangeError(f"weights must be at least 0, got {weights}")
