@@ -267,6 +267,7 @@ def test_unequal_networks_are_refused_by_name() -> None:
         ("held_out", 1.0),
         ("weight_decay", -1e-4),
         ("average", 1.0),
+        ("clip", 0.0),
         ("patience", 0),
         ("learning_rate", math.nan),
     ],
@@ -361,3 +362,13 @@ def test_networks_for_other_images_are_refused_with_both_sizes() -> None:
 def test_a_source_with_too_few_images_to_judge_with_is_refused() -> None:
     with pytest.raises(RangeError, match=r"cannot hold out 0\.1 of 2 images"):
         distill(small(8, 1), small(8, 2), source(2), steps=2)
+
+
+def test_clipped_steps_are_no_longer_than_the_rate_times_the_clip() -> None:
+    given = small(8, 2)
+    taught = run(steps=1, learning_rate=0.5, clip=1e-3, precision=torch.float32)
+    moved = [taught.last.get_parameter(name) - parameter for name, parameter in given.named_parameters()]
+    length = float(torch.cat([tensor.detach().flatten() for tensor in moved]).norm())
+    # Nesterov's first step is 1 + 0.9 gradients long.
+    assert length == pytest.approx(0.5 * 1.9 * 1e-3, rel=1e-3)
+    assert not same(taught.last, run(steps=1, learning_rate=0.5, precision=torch.float32).last)

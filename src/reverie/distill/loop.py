@@ -70,6 +70,7 @@ def distill(
     batch_size: int = 64,
     learning_rate: float = 0.02,
     weight_decay: float = 0.0,
+    clip: float | None = None,
     schedule: Schedule = cosine,
     average: float = 0.0,
     views: Views = USUAL_VIEWS,
@@ -105,6 +106,8 @@ def distill(
         batch_size: Images in a batch, at least 2; of all processes together.
         learning_rate: Its peak, above 0.
         weight_decay: At least 0; a student that starts from nothing wants some.
+        clip: Length above 0 that the gradient of all parameters together is shortened to where it is longer; None for
+            any length. A student that starts from nothing wants one.
         schedule: Share of the peak at each step.
         average: Decay of a running average of the weights, in [0, 1), which is then judged and kept in place of the
             student; 0 for none.
@@ -149,6 +152,7 @@ def distill(
         batch_size=batch_size,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
+        clip=clip,
         schedule=schedule,
         average=average,
         views=views,

@@ -77,6 +77,7 @@ class Settings:
     batch_size: int
     learning_rate: float
     weight_decay: float
+    clip: float | None
     schedule: Schedule
     average: float
     views: Views
@@ -92,6 +93,7 @@ class Settings:
             "batch_size >= 2": self.batch_size >= 2,
             "learning_rate > 0": self.learning_rate > 0,
             "weight_decay >= 0": self.weight_decay >= 0,
+            "clip > 0": self.clip is None or self.clip > 0,
             "0 <= average < 1": 0 <= self.average < 1,
             "patience >= 1": self.patience is None or self.patience >= 1,
             "0 < held_out < 1": 0 < self.held_out < 1,
@@ -104,7 +106,17 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values: settings that differ in anything differ here."""
         functions = {name: describe(getattr(self, name)) for name in ("loss", "schedule", "order")}
-        plain = ("steps", "batch_size", "learning_rate", "weight_decay", "average", "patience", "held_out", "seed")
+        plain = (
+            "steps",
+            "batch_size",
+            "learning_rate",
+            "weight_decay",
+            "clip",
+            "average",
+            "patience",
+            "held_out",
+            "seed",
+        )
         values = {name: getattr(self, name) for name in plain}
         matches = [match.describe() for match in self.matches]
         return {
@@ -258,6 +270,8 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.workers.average(parameter.grad for parameter in self.trained.values() if parameter.grad is not None)
+        if settings.clip is not None:
+            nn.utils.clip_grad_norm_(self.trained.values(), settings.clip)
         self.optimizer.step()
         if self.average is not None:
             self.average.follow(self.student, steps=self.step)

@@ -37,6 +37,8 @@ __all__ = ["Line", "Taught", "teach"]
 JUDGED_SHARE = 0.1
 LEAST_DREAMS = 64
 PROBED_IMAGES = 4
+# A student that starts from nothing is far from its teacher: its first gradients are long, and would throw it further.
+LONGEST_GRADIENT = 10.0
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,7 @@ class _School:
             batch_size=self.lessons["batch_size"],
             learning_rate=self.lessons["learning_rate"],
             weight_decay=self.lessons["weight_decay"],
+            clip=LONGEST_GRADIENT,
             seed=seed,
             checkpoint=checkpoint,
             on_event=self.on_event,
