@@ -157,7 +157,10 @@ def move(given: Arguments) -> tuple[Any, Sequence[Tensor]]:
     return result, [leaf for leaf in tree_leaves(moved) if isinstance(leaf, Tensor)]
 
 
-@handles(aten.add, aten._prelu_kernel, aten.copy_, aten.copy, aten.masked_fill, aten.where, aten.masked_fill_)
+@handles(
+    aten.add, aten.hardswish, aten.hardswish_, aten._prelu_kernel, aten.copy_, aten.copy, aten.masked_fill, aten.where,
+    aten.masked_fill_,
+)  # fmt: skip
 def pointwise(given: Arguments) -> tuple[Any, Sequence[Tensor]]:
     """Position by position: an element of the result is there if all that it is made from are."""
     masks = given.masks()
