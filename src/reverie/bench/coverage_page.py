@@ -149,5 +149,5 @@ within these bounds. For the modules of timm, which are not carried away, it hol
 """
 
 _TAIL = """
-What a reason means, and how to register a rule for an operation of your own: [frozen groups](../frozen_groups.md).
+What a reason means, and how to register a rule for an operation of your own: [rules and frozen groups](../rules.md).
 """
