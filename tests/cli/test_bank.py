@@ -75,3 +75,14 @@ def test_the_other_routes(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     assert (status, len(told["rounds"])) == (0, 2)
     assert told["rounds"][0]["student_agrees"] is None
     assert 0 <= told["rounds"][1]["student_agrees"] <= 1
+
+
+def test_features_are_inverted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    filled(capsys, tmp_path / "bank")
+    words = ("--bank", tmp_path / "bank", "--layers", "body.conv1", "body.layer1", "--images", "zoo:fashion-mnist")
+    words += ("--n", 12, "--steps", 2, "--out", tmp_path / "seen.png")
+    status, told = run(capsys, "bank", "invert", "zoo:fashion-resnet20", *words)
+    assert status == 0
+    assert list(told["decisions_kept"]) == ["body.conv1", "body.layer1"]
+    assert all(0 <= share <= 1 for share in told["decisions_kept"].values())
+    assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG")

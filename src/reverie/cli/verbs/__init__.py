@@ -11,6 +11,7 @@ from reverie.cli.verbs.doctor import doctor
 from reverie.cli.verbs.dream import dream
 from reverie.cli.verbs.evaluate import evaluate
 from reverie.cli.verbs.inspect import inspect
+from reverie.cli.verbs.invert import invert
 from reverie.cli.verbs.latency import build, compare, show
 from reverie.cli.verbs.prune import prune
 from reverie.cli.verbs.report import report
@@ -34,7 +35,7 @@ ALL: tuple[Callable[..., Answer], ...] = (
 GROUPS: Mapping[str, tuple[str, tuple[Callable[..., Answer], ...]]] = {
     "bank": (
         "Banks of dreams: fill them by every route, check them, look at them, hand them on.",
-        (fill, generate, adapt, dataset, verify, picture, export, capture),
+        (fill, generate, adapt, dataset, invert, verify, picture, export, capture),
     ),
     "latency": ("Latency of layers and networks, measured in the runtimes of this machine.", (build, show, compare)),
 }

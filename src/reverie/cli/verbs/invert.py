@@ -1,0 +1,97 @@
+"""`reverie bank invert`: from a network's features back to images, learned from dreams alone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from reverie.cli.answer import PLAIN, Answer, Manner
+from reverie.cli.console import progress
+from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+
+if TYPE_CHECKING:
+    from reverie.core.network import ImageNetwork
+    from reverie.core.source import Source
+    from reverie.dream import Inverter
+
+__all__ = ["invert"]
+
+SHOWN = 10
+
+
+def invert(
+    model: str,
+    /,
+    *,
+    bank: Path,
+    layers: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)],
+    images: str,
+    out: Path,
+    n: int = 256,
+    steps: int = 400,
+    seed: int = 0,
+    loading: Loading = AS_STATED,
+    manner: Manner = PLAIN,
+) -> Answer:
+    """Learn to undo a network from its dreams, then say how much of unseen images comes back from each layer.
+
+    Writes OUT: for each layer a row of reconstructions, below the images themselves.
+
+    Args:
+        model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
+        bank: Its dreams, from reverie bank fill.
+        layers: Layers that feed one another, from the first to the deepest, such as body.layer1 body.layer2.
+        images: Unseen images: zoo:fashion-mnist, a folder with one subfolder per class, or an .npz file.
+        out: The PNG file.
+        n: How many of the unseen images are tried.
+        steps: Training steps.
+        seed: Same seed, same inverter.
+        loading: How the model is read.
+        manner: How the answer is given.
+    """
+    del manner
+    from reverie.core.source import Source
+    from reverie.dream import Bank, train_inverter
+
+    network, source = load_network(model, loading), Bank.load(bank).source()
+    whole = labeled_images(images, network)
+    unseen = Source(whole.name, whole.images[:n])
+    with progress() as on_event:
+        inverter = train_inverter(network, source, layers=layers, steps=steps, seed=seed, on_event=on_event)
+    rows, kept = _reconstructed(network, inverter, unseen)
+    _draw(rows, out)
+    lines = [f"{layer}: {share:.1%} of {len(unseen)} decisions kept" for layer, share in kept.items()]
+    return Answer({"picture": str(out), "count": len(unseen), "decisions_kept": kept}, (*lines, f"picture: {out}"))
+
+
+def _reconstructed(
+    network: "ImageNetwork", inverter: "Inverter", unseen: "Source"
+) -> tuple[list[Any], dict[str, float]]:
+    """The unseen images and what comes back of them from each layer, and the share of decisions that is kept."""
+    import torch
+
+    from reverie.core.modes import frozen
+    from reverie.core.source import Source
+    from reverie.core.tap import tap
+    from reverie.metrics import agreement, predict
+
+    decided = predict(network, unseen)
+    with torch.no_grad(), frozen(network), tap(network, lambda name, _: name in inverter.layers) as seen:
+        network(unseen.floats())
+    rows, kept = [unseen.images], {}
+    for layer in inverter.layers:
+        found = (inverter(seen[layer].output, layer) * 255).round().to(torch.uint8)
+        kept[layer] = agreement(predict(network, Source("reconstructed", found)), decided).value
+        rows.append(found)
+    return rows, kept
+
+
+def _draw(rows: list[Any], out: Path) -> None:
+    import torch
+
+    from reverie.report.picture import dream_grid, save_png
+
+    shown = min(SHOWN, len(rows[0]))
+    labels = torch.arange(len(rows)).repeat_interleave(shown)
+    names = ["unseen", *(f"layer {depth}" for depth in range(1, len(rows)))]
+    save_png(dream_grid(torch.cat([row[:shown] for row in rows]), labels, class_names=names, per_row=shown), out)
