@@ -53,6 +53,7 @@ from reverie.dream import (
     moments,
     optimize,
     published_term,
+    recover_codes,
     soft_labels,
     teacher_sha256,
     train_inverter,
@@ -492,6 +493,19 @@ CASES: tuple[Case, ...] = (
     Case("cost.export_onnx", lambda model, use: export_onnx(model), RUNS, nightly=True),
     Case("dream.moments", _moments, RUNS),
     Case("core.choose_precision", lambda model, use: str(choose_precision(model)), {}),
+    Case(
+        "dream.recover_codes",
+        # Any network is a generator of whatever it makes.
+        lambda model, use: recover_codes(
+            model,
+            torch.ones(3, CLASSES),
+            codes=torch.full((3, *IMAGE_SHAPE), 0.5),
+            steps=2,
+            on_event=use.on_event,
+        ),
+        LISTENS,
+        reports=True,
+    ),
     Case("dream.published_term", lambda model, use: published_term(model, weights=CIFAR).describe(), {}),
     Case("dream.teacher_sha256", lambda model, use: teacher_sha256(model), {}),
     Case("dream.attention_layers", lambda model, use: attention_layers("", model), {}),

@@ -7,7 +7,13 @@ package look for them in `data`; see `reverie.bench.dream_data`.
 from collections.abc import Callable, Mapping
 
 from reverie.bench.dream_networks import NETWORKS, architecture_figures
-from reverie.bench.dream_quality import adaptive_figures, image_figures, inversion_figures, recovery_figures
+from reverie.bench.dream_quality import (
+    adaptive_figures,
+    image_figures,
+    inversion_figures,
+    recovery_figures,
+    student_figures,
+)
 from reverie.bench.dream_steps import gpu_figures, host_waits, memory_ratio, transformer_step
 from reverie.bench.dream_survival import survival_figures
 from reverie.bench.figure import Ask, Job, Measured, Question, at_least, at_most
@@ -101,6 +107,14 @@ DREAM: tuple[Job, ...] = (
         recovery_figures,
     ),
     Job((_question("adaptive-gain", "points", at_least(1.0)),), adaptive_figures),
+    Job(
+        (
+            _question("student-dreams", "share"),
+            _question("student-real", "share"),
+            _question("student-share", "of real images'"),
+        ),
+        student_figures,
+    ),
     Job(
         (
             _question("inversion-stage1", "share", at_least(0.9)),

@@ -14,6 +14,7 @@ from reverie.bench.dream_data import cifar_images, cifar_judge
 from reverie.bench.figure import Measured
 from reverie.bench.textbook import textbook_dreams
 from reverie.core.events import Event, Listener
+from reverie.core.network import ImageNetwork
 from reverie.core.rng import preserved_rng
 from reverie.core.source import Source, noise_source
 from reverie.core.tap import tap
@@ -34,7 +35,7 @@ from reverie.metrics import (
 from reverie.zoo.load import load
 from reverie.zoo.networks import CifarResNet
 
-__all__ = ["adaptive_figures", "image_figures", "inversion_figures", "recovery_figures"]
+__all__ = ["adaptive_figures", "image_figures", "inversion_figures", "recovery_figures", "student_figures"]
 
 TEACHER = "zoo:cifar10-resnet20"
 JUDGES = (32, 56)
@@ -121,17 +122,36 @@ def adaptive_figures(on_event: Listener, *, seeds: int = 3) -> Mapping[str, Meas
     return {"adaptive-gain": Measured(_mean(gains), (min(gains), max(gains)), f"range of {seeds} seeds")}
 
 
+def student_figures(on_event: Listener) -> Mapping[str, Measured]:
+    """Real accuracy of a student taught on dreams, and on as many real images, in equal steps."""
+    real, teacher = cifar_images("test"), load(TEACHER)
+    photographs = cifar_images("train")
+    sources = {
+        "student-real": Source("real", photographs.images[:RECOVERY_IMAGES]),
+        "student-dreams": dream(teacher, count=RECOVERY_IMAGES, on_event=on_event).source(),
+    }
+    found = {}
+    for name, source in sources.items():
+        taught = distill(teacher, _fresh_student(0), source, steps=600, seed=0, on_event=on_event).student
+        found[name] = Measured(evaluate(taught, real).accuracy.value)
+    return {**found, "student-share": Measured(found["student-dreams"].value / found["student-real"].value)}
+
+
+def _fresh_student(seed: int) -> ImageNetwork:
+    """A third as deep as the teacher."""
+    with preserved_rng():
+        torch.manual_seed(seed)
+        return load(TEACHER).with_body(CifarResNet(blocks=1, widths=(16, 32, 64)))
+
+
 def _student_accuracy(teacher: torch.nn.Module, real: Source, *, weight: float, seed: int, on_event: Listener) -> float:
     def teach(student: torch.nn.Module, pool: Source, number: int) -> torch.nn.Module:
         taught = distill(teacher, student, pool, steps=150, seed=seed + number, on_event=on_event)
         return taught.student
 
-    with preserved_rng():
-        torch.manual_seed(seed)
-        student = CifarResNet(blocks=1, widths=(16, 32, 64))
     found = adaptive_dreams(
         teacher,
-        load(TEACHER).with_body(student),
+        _fresh_student(seed),
         teach=teach,
         counts=[512, 256, 256],
         weight=weight,

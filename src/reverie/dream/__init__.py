@@ -22,7 +22,7 @@ from reverie.dream.layer_statistics import (
 )
 from reverie.dream.leaves import leaves_source
 from reverie.dream.loop import Optimized, optimize
-from reverie.dream.network_canvas import NetworkCanvas
+from reverie.dream.network_canvas import CodesCanvas, NetworkCanvas, recover_codes
 from reverie.dream.patches import attention_layers, patch_similarity_term
 from reverie.dream.pool import join_banks, replay
 from reverie.dream.published import PublishedWeights, published_term
@@ -36,6 +36,7 @@ __all__ = [
     "BatchNormStatistics",
     "BatchNormWithMoments",
     "Canvas",
+    "CodesCanvas",
     "CurriculumCrop",
     "FourierCanvas",
     "Head",
@@ -85,6 +86,7 @@ __all__ = [
     "patch_similarity_term",
     "prior_term",
     "published_term",
+    "recover_codes",
     "replay",
     "running_statistics_term",
     "single_label",

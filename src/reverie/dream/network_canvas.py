@@ -1,14 +1,22 @@
-"""Images as what a network makes of codes: the deep image prior, and generators.
+"""Images as what a network makes of codes: the deep image prior, generators, and which code made an image.
 
 Cost: one pass of the network, forward and back, per step.
-Source: Ulyanov et al. 2018, arXiv:1711.10925.
+Source: Ulyanov et al. 2018, arXiv:1711.10925; recovering codes, Creswell and Bharath 2016, arXiv:1611.05644.
 """
 
+import copy
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["NetworkCanvas"]
+from reverie.core.errors import ShapeError
+from reverie.core.events import Listener, silent
+from reverie.core.rng import preserved_rng
+from reverie.dream.heads import embedding
+from reverie.dream.loop import optimize
+
+__all__ = ["CodesCanvas", "NetworkCanvas", "recover_codes"]
 
 
 class NetworkCanvas:
@@ -41,3 +49,89 @@ class NetworkCanvas:
 
     def settle(self) -> None:
         """Nothing to do: the network's last layer keeps images in [0, 1]."""
+
+
+class CodesCanvas:
+    """Images as what a fixed generator makes of codes that are optimized.
+
+    Args:
+        generator: Codes -> images; a frozen copy is kept.
+        codes: Start values; copied.
+
+    Example:
+        >>> CodesCanvas(nn.Sequential(nn.Linear(2, 4), nn.Unflatten(1, (1, 2, 2))), torch.zeros(3, 2)).images().shape
+        torch.Size([3, 1, 2, 2])
+    """
+
+    def __init__(self, generator: nn.Module, codes: Tensor) -> None:
+        self.generator = copy.deepcopy(generator).eval().requires_grad_(False)
+        self.codes = codes.detach().clone().requires_grad_()
+
+    def parameters(self) -> Sequence[Tensor]:
+        """The codes."""
+        return (self.codes,)
+
+    def images(self) -> Tensor:
+        """What the generator makes of the codes."""
+        images: Tensor = self.generator(self.codes)
+        return images
+
+    def settle(self) -> None:
+        """Nothing to do: every code is allowed."""
+
+
+def recover_codes(
+    generator: nn.Module,
+    images: Tensor,
+    *,
+    codes: Tensor,
+    steps: int = 200,
+    learning_rate: float = 0.1,
+    on_event: Listener = silent,
+) -> Tensor:
+    """Which codes make these images? By descent from given codes on the relative squared error.
+
+    Shapes: images (n, c, ...) -> codes (n, ...).
+
+    Args:
+        generator: Codes -> images; as before afterwards.
+        images: What it made, or should make.
+        codes: Where to begin: one for each image, such as noise.
+        steps: Of the loop, >= 1.
+        learning_rate: Of the first step, in units of the codes.
+        on_event: Told of every step.
+
+    Raises:
+        ShapeError: The generator makes images of another shape, or the codes are not as many.
+        RangeError: `steps` or `learning_rate` is not positive.
+
+    Example:
+        >>> generator = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Unflatten(1, (1, 2)))
+        >>> made = generator(torch.tensor([[0.7]])).detach()
+        >>> found = recover_codes(generator, made, codes=torch.zeros(1, 1), steps=100)
+        >>> bool((found - 0.7).abs().max() < 0.01)
+        True
+
+    Fails when: many codes make one image, or the generator makes no such image; the nearest found is returned.
+    Reference: Creswell and Bharath, 2016, arXiv:1611.05644, algorithm 1. Differs: Adam, relative squared error.
+    """
+    canvas = CodesCanvas(generator, codes)
+    with torch.no_grad(), preserved_rng():
+        made = canvas.images()
+    if made.shape != images.shape:
+        raise ShapeError(
+            f"the generator makes images {tuple(made.shape)} of these codes, asked for {tuple(images.shape)}"
+        )
+    optimize(
+        nn.Identity(),
+        canvas,
+        term=embedding().term,
+        targets=images,
+        steps=steps,
+        augment=lambda seen, _: seen,
+        seed=0,
+        learning_rate=learning_rate,
+        precision=torch.float32,
+        on_event=on_event,
+    )
+    return canvas.codes.detach()
