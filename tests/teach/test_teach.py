@@ -132,3 +132,5 @@ def test_the_student_of_a_run_keeps_its_weights(tmp_path: Path) -> None:
     start = start_student(str(tmp_path / "run"), network(0))
     assert torch.equal(start.body.conv1.weight, found.network.body.conv1.weight)
     assert tiny_network().image_shape == start.image_shape
+    with pytest.raises(RangeError, match="brings weights of its own, so it cannot begin with its teacher's"):
+        start_student(str(tmp_path / "run"), network(0), from_teacher=True)

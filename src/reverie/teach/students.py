@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from reverie.core.errors import ReferenceNotFound
+from reverie.core.errors import RangeError, ReferenceNotFound
 from reverie.core.network import ImageNetwork, build_origin
 from reverie.core.rng import derive_seed, preserved_rng
 from reverie.distill import subclone
@@ -28,6 +28,7 @@ def start_student(reference: str, teacher: ImageNetwork, *, seed: int = 0, from_
 
     Raises:
         ReferenceNotFound: Nothing is there; the message names what was looked for.
+        RangeError: `from_teacher` for a student that brings weights.
         ShapeError: The architecture does not take the teacher's images, or none of the teacher's weights fit it.
 
     Example:
@@ -50,6 +51,11 @@ def start_student(reference: str, teacher: ImageNetwork, *, seed: int = 0, from_
         named = load(reference)
     new = isinstance(parsed, ZooReference) or (isinstance(parsed, ArchitectureReference) and parsed.weights is None)
     if not new:
+        if from_teacher:
+            raise RangeError(
+                f"{reference} brings weights of its own, so it cannot begin with its teacher's. Leave from_teacher "
+                "(--from-teacher) out, or name the architecture without weights."
+            )
         return named
     student = _anew(named, reference, seed=seed)
     if not from_teacher:
