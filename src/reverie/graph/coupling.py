@@ -125,6 +125,10 @@ class Coupling:
         """The atoms in an axis that are not frozen."""
         return [atom for atom in self.atoms(axis) if atom not in self._reasons]
 
+    def progress(self) -> tuple[int, int]:
+        """How many atoms were found to mean others, and how many are frozen."""
+        return len(self._meanings), len(self._reasons)
+
     def free_part(self, axis: Axis) -> Axis:
         """A product without its frozen factors, such as the channels in batch x channels; a sum has no such part."""
         resolved = self.resolve(axis)

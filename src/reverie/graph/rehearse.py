@@ -26,6 +26,9 @@ from reverie.graph.trace import Call, Example, Refusal, Trace, Value, attempt, i
 
 __all__ = ["rehearse"]
 
+_PASSES = 60
+"""Rehearsals after which what still does not follow is frozen as a whole; networks of the wild need up to twenty."""
+
 _RESHAPES = {"reshape", "view", "expand", "_unsafe_view"}
 _NORMS = {"layer_norm", "rms_norm"}
 _SPLITS = {"split", "split_with_sizes", "unsafe_split"}
@@ -42,6 +45,7 @@ def rehearse(model: nn.Module, example: Example, trace: Trace, analysis: Analysi
         analysis: What the rules found; attributes, couplings and freezes are added.
     """
     remedies = Remedies(trace, analysis)
+    seen: list[int] = []
     while True:
         structure, atoms = describe(trace, analysis)
         counts = {group.name: _fewer(group.units, index) for index, group in enumerate(structure.free)}
@@ -58,7 +62,13 @@ def rehearse(model: nn.Module, example: Example, trace: Trace, analysis: Analysi
         blame = _Comparison(trace, rehearsal, refusal, analysis, widths).first()
         if blame is None:
             return
+        before = remedies.state()
         remedies.apply(blame, widths)
+        if remedies.state() == before or len(seen) > _PASSES:
+            # Nothing left to try where it went wrong: then nothing may go.
+            for atom in widths:
+                analysis.coupling.freeze(((atom,),), blame.reason)
+        seen.append(blame.call)
 
 
 def _fewer(units: int, index: int) -> int:

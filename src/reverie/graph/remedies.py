@@ -144,6 +144,11 @@ class Remedies:
         for index in peers:
             self._freeze(index, blame)
 
+    def state(self) -> tuple[int, int, int, int]:
+        """Changes whenever something was tried or found."""
+        tried = sum(len(one) for one in self._tried.values())
+        return (*self.analysis.coupling.progress(), len(self.analysis.scales), tried)
+
     def _use_first(
         self, candidates: Iterator[_Attribute | _Tie], key: tuple[type, int], slot: Slot, peers: list[int]
     ) -> bool:
