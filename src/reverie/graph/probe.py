@@ -25,8 +25,8 @@ def probe(
 ) -> Structure:
     """Groups, layers and branches of a network.
 
-    Records one forward pass on fake tensors, applies a rule to every operation, cuts a fake copy to see whether the
-    code follows, and runs real passes only where residual blocks are to be proven. Whatever is not understood is
+    Records one forward pass on tensors without data, applies a rule to every operation, cuts such a copy to see whether
+    the code follows, and runs real passes only where residual blocks are to be proven. Whatever is not understood is
     frozen and says why. The model is untouched.
 
     Args:
