@@ -32,6 +32,9 @@ _SETTLED_ON = 8
 _NO_UNITS = ("the network's input", "the network's output", "positions, not units", "a kernel position")
 
 
+_NO_UNITS_AFTER = ("is read at positions that the input states", "not used in the forward pass")
+
+
 @dataclass
 class Row:
     """What was seen of one network; None where a step did not run.
@@ -159,7 +162,7 @@ def _count(row: Row, net: nn.Module, structure: Structure) -> None:
     row.free = sum(group.units for group in structure.free)
     row.units = row.free
     for name, reason in structure.frozen.items():
-        if reason not in _NO_UNITS:
+        if reason not in _NO_UNITS and not reason.endswith(_NO_UNITS_AFTER):
             units = structure.group(name).units
             row.units += units
             row.frozen[reason] = row.frozen.get(reason, 0) + units
