@@ -61,8 +61,8 @@ def compress(
     folder: Path | str | None = None,
     source: Source | None = None,
     test: Source | None = None,
-    dreams: int = 1024,
-    dream_steps: int = 60,
+    dreams: int = 512,
+    dream_steps: int = 120,
     teach_steps: int = 400,
     control: bool = True,
     threads: int | None = None,
@@ -131,13 +131,7 @@ def compress(
     path = None if folder is None else Path(folder)
     with open_run(path, verb="compress", config=config) as run:
         if source is None:
-            bank = run.timed(
-                "dreaming",
-                lambda: dream(
-                    network, count=dreams, steps=dream_steps, seed=seed, path=run.file("bank"), on_event=on_event
-                ),
-            )
-            source = bank.source()
+            source = _dreams(network, run, count=dreams, steps=dream_steps, seed=seed, on_event=on_event)
         rest, judged = source.split(held_out=JUDGED_SHARE, seed=seed)
         noise = noise_source(count=len(rest), image_shape=network.image_shape, seed=seed)
         structure, sites, table = _read(network, budgets, run, threads=threads, on_event=on_event)
@@ -162,6 +156,15 @@ def compress(
         if run.path is not None:
             _write(result, run.path, config)
         return result
+
+
+def _dreams(network: ImageNetwork, run: RunFolder, *, count: int, steps: int, seed: int, on_event: Listener) -> Source:
+    """The images that everything else is measured on and taught with."""
+    bank = run.timed(
+        "dreaming",
+        lambda: dream(network, count=count, steps=steps, seed=seed, path=run.file("bank"), on_event=on_event),
+    )
+    return bank.source()
 
 
 def _read(

@@ -61,8 +61,8 @@ class Effort:
         seed: Decides everything random.
     """
 
-    dreams: int = 1024
-    dream_steps: int = 60
+    dreams: int = 512
+    dream_steps: int = 120
     teach_steps: int = 400
     control: Annotated[bool, Parameter(negative="--no-control")] = True
     threads: int | None = None
