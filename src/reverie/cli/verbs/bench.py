@@ -25,7 +25,7 @@ def bench(
     """Run one benchmark and say, figure by figure, whether it met what was asked.
 
     Args:
-        name: Which benchmark: coverage, distill, main-job.
+        name: Which benchmark: choose, coverage, distill, dream, main-job.
         only: Measure this figure only; may be given several times.
         out: Also write the JSON object to this file.
         folder: Keep what was measured here, and go on from what is there.

@@ -25,7 +25,7 @@ def dream(
     out: Path,
     n: int = 64,
     size: int | None = None,
-    steps: int = 200,
+    steps: int = 250,
     judge: str | None = None,
     seed: int = 0,
     loading: Loading = AS_STATED,
