@@ -93,6 +93,16 @@ def test_a_sum_meets_an_atom():
     assert [(place.offset, axes.size(((place.atom,),))) for place in axes.places(c)] == [(0, 64), (64, 32)]
 
 
+def test_two_halves_that_meet_themselves_are_one():
+    """A split in equal parts, concatenated the other way round, as rotary embeddings do."""
+    axes = Coupling()
+    part = axes.atom(4)
+    whole = axes.product(axes.atom(2), part)
+    axes.couple(whole, axes.concat(part, part), "add")
+    assert axes.free(part) == axes.atoms(part)
+    assert [place.offset for place in axes.places(axes.concat(part, part))] == [0, 4]
+
+
 def test_two_sums_are_cut_at_each_others_borders():
     axes = Coupling()
     left = axes.concat(axes.atom(6), axes.atom(4))

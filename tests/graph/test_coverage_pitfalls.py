@@ -285,12 +285,7 @@ PITFALLS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 
 
-ENDLESS = pytest.mark.xfail(raises=RecursionError, reason="halves that change places with each other are not resolved")
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=ENDLESS) if name == "rotary pairs" else name for name in PITFALLS]
-)
+@pytest.mark.parametrize("name", PITFALLS)
 def test_a_pitfall_is_cut_exactly(name: str):
     build, least = PITFALLS[name]
     net = lively(build())
