@@ -237,7 +237,8 @@ class Coupling:
         if self.size(first) != self.size(second):
             return None
         one, other = _single(first), _single(second)
-        if one in self._walk(second) or other in self._walk(first):
+        inside = (one is not None and one in self._walk(second)), (other is not None and other in self._walk(first))
+        if any(inside):
             # Of equal size, so all else in it has size 1: the two are one already.
             return []
         if one is not None and (other is None or other < one):
