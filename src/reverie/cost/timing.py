@@ -28,7 +28,8 @@ Samples = Mapping[str, NDArray[np.float64]]
 # Below nine rounds the order statistics that bound a median at 95 % do not exist.
 FEWEST_ROUNDS = 9
 RETAKES = 4
-# Longer calls are interrupted on any machine, lose a small share of their time by it, and are not taken again.
+# Longer calls are interrupted on any machine and begin with any cache, and lose a small share of their time by it: they
+# are timed once, as they come.
 LONG_MS = 100.0
 
 
@@ -129,7 +130,7 @@ def collect(
     """
     if rounds < FEWEST_ROUNDS:
         raise RangeError(f"asked for {rounds} rounds; a median with an interval needs at least {FEWEST_ROUNDS}")
-    repeats = {name: _calibrate(run, warmup=warmup, sample_ms=sample_ms) for name, run in runs.items()}
+    single_ms = {name: _shortest_ms(run, warmup=warmup) for name, run in runs.items()}
     taken: dict[str, list[float]] = {name: [] for name in runs}
     order = list(runs)
     shuffle = random.Random(0).shuffle  # noqa: S311  an order, not a secret
@@ -137,7 +138,7 @@ def collect(
     for count in range(1, rounds + 1):
         shuffle(order)
         for name in order:
-            taken[name].append(_sample(runs[name], repeats[name]))
+            taken[name].append(_sample(runs[name], single_ms[name], sample_ms))
         if count < FEWEST_ROUNDS:
             continue
         if time.monotonic() >= until:
@@ -162,23 +163,25 @@ def median_error(values: NDArray[np.float64]) -> float:
     return float(ordered[high] - ordered[low]) / 2
 
 
-def _calibrate(run: Run, *, warmup: int, sample_ms: float) -> int:
-    """Calls that make one sample at least `sample_ms` long."""
+def _shortest_ms(run: Run, *, warmup: int) -> float:
+    """About how long one call takes."""
     for _ in range(warmup):
         run()
-    shortest = min(_timed(run, 1) for _ in range(3))
-    return max(1, math.ceil(sample_ms / max(shortest, 1e-6)))
+    return min(_timed(run, 1) for _ in range(3))
 
 
-def _sample(run: Run, repeats: int) -> float:
+def _sample(run: Run, single_ms: float, sample_ms: float) -> float:
     """Milliseconds per call, of calls that were not interrupted if that can be had."""
+    if single_ms > LONG_MS:
+        return _timed(run, 1)
+    repeats = max(1, math.ceil(sample_ms / max(single_ms, 1e-6)))
     # One untimed call: what ran before must not decide whose data is in the cache.
     run()
     spent = math.inf
     for _ in range(1 + RETAKES):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         spent = _timed(run, repeats)
-        if spent > LONG_MS or resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw == before:
+        if resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw == before:
             break
     return spent / repeats
 
