@@ -57,10 +57,10 @@ def diverse_allocations(
 
     Example:
         >>> from reverie.compress.allocator import Option
-        >>> site = (Option("wide", 0.0, {"ms": 2.0}), Option("narrow", 1.0, {"ms": 1.0}))
-        >>> sites = [Site("a", site), Site("b", site)]
+        >>> wide = Option("wide", 0.0, {"ms": 2.0})
+        >>> sites = [Site(name, (wide, Option("narrow", loss, {"ms": 1.0}))) for name, loss in (("a", 1.0), ("b", 1.5))]
         >>> [one.choice for one in diverse_allocations(sites, budgets={"ms": 3.0}, count=2, overlap=0.0)]
-        [{'a': 0, 'b': 1}, {'a': 1, 'b': 0}]
+        [{'a': 1, 'b': 0}, {'a': 0, 'b': 1}]
 
     Fails when: sites are few and have few options; there are not many ways to differ.
     """
