@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from reverie.compress.evidence import loss_change, taylor_scores
+from reverie.compress.evidence import loss_change, reference_logits, taylor_scores
 from reverie.core.network import ImageNetwork
 from reverie.core.source import Source, noise_source
 from reverie.graph import masked, probe
@@ -78,3 +78,12 @@ def test_loss_change_is_the_mean_divergence_with_its_standard_error():
 def test_the_unchanged_network_has_no_loss():
     network, images = linear_network(), source()
     assert loss_change(predict(network, images), network, images).nats == pytest.approx(0, abs=1e-9)
+
+
+def test_the_unchanged_network_has_no_loss_on_images_of_other_statistics():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    network = ImageNetwork(body, image_shape=(1, 8, 8)).eval()
+    images = Source("bright", torch.randint(200, 256, (16, 1, 8, 8), dtype=torch.uint8))
+    assert loss_change(predict(network, images), network, images).nats > 1e-3
+    assert loss_change(reference_logits(network, images), network, images).nats == pytest.approx(0, abs=1e-6)

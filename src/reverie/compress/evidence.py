@@ -20,8 +20,9 @@ from reverie.core.rng import generator
 from reverie.core.source import Source
 from reverie.distill.batchnorm import batch_norm_layers, reestimate_batch_norm
 from reverie.graph.structure import Group, Structure
+from reverie.metrics.evaluate import predict
 
-__all__ = ["LossChange", "loss_change", "taylor_scores"]
+__all__ = ["LossChange", "loss_change", "reference_logits", "taylor_scores"]
 
 
 def taylor_scores(
@@ -112,6 +113,18 @@ class LossChange:
     standard_error: float
 
 
+def reference_logits(teacher: nn.Module, source: Source) -> Tensor:
+    """What options are compared with: the teacher's logits, its batch-norm statistics counted anew on the same images.
+
+    Against the teacher as it is, every option would also pay for the distance between these few images and the training
+    data, which no option can help: plans would then rather change few sites much than many a little.
+
+    Shapes: (n, k).
+    """
+    ready = reestimate_batch_norm(teacher, source) if batch_norm_layers(teacher) else teacher
+    return predict(ready, source)
+
+
 def loss_change(teacher_logits: Tensor, edited: nn.Module, source: Source) -> LossChange:
     """Measure one option alone: the divergence of a network with only this option from its teacher.
 
@@ -119,7 +132,7 @@ def loss_change(teacher_logits: Tensor, edited: nn.Module, source: Source) -> Lo
     what is left is the loss that cannot be had back for free.
 
     Args:
-        teacher_logits: (n, k) on the images of `source`, in their order.
+        teacher_logits: (n, k), the `reference_logits` of the images of `source`, in their order.
         edited: The network with the option; untouched.
         source: The images.
     """

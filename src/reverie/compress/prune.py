@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.compress.closed_loop import meet_budget
-from reverie.compress.evidence import loss_change
+from reverie.compress.evidence import loss_change, reference_logits
 from reverie.compress.importance import Scored, gate_scores
 from reverie.compress.latencies import cost_columns, measure_layers
 from reverie.compress.plan import Plan
@@ -37,7 +37,6 @@ from reverie.cost.timing import Timing
 from reverie.distill.batchnorm import batch_norm_layers, reestimate_batch_norm
 from reverie.graph import bypass, certify, cut, probe
 from reverie.graph.structure import Structure
-from reverie.metrics.evaluate import predict
 
 __all__ = ["Importance", "Pruned", "option_losses", "prune"]
 
@@ -163,7 +162,7 @@ def option_losses(
     Reference: Cai et al. (ZeroQ), 2020, arXiv:2001.00281, for the divergence of one choice alone.
     """
     probed = Source(source.name, source.images[:images])
-    answers = predict(network, probed)
+    answers = reference_logits(network, probed)
     losses, errors = {}, {}
     options = sites.options()
     for index, (site, width) in enumerate(options):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reverie.compress.allocator import allocate
 from reverie.compress.closed_loop import meet_budget
-from reverie.compress.evidence import loss_change, taylor_scores
+from reverie.compress.evidence import loss_change, reference_logits, taylor_scores
 from reverie.compress.features import matching_features
 from reverie.compress.latencies import cost_columns
 from reverie.compress.plan import Plan
@@ -31,7 +31,6 @@ from reverie.cost.onnx import export_onnx
 from reverie.distill import distill
 from reverie.graph import bypass, cut
 from reverie.graph.structure import Structure
-from reverie.metrics.evaluate import predict
 
 __all__ = ["Route", "Task", "apply_plan", "example_input", "make_route"]
 
@@ -151,7 +150,7 @@ def _gather_evidence(source: Source, task: Task) -> dict[str, Any]:
     """Scores of all units, and the loss of every option alone, as a JSON value."""
     scores = taylor_scores(task.network, task.structure, source, seed=task.seed, on_event=task.on_event)
     probed = Source(source.name, source.images[:PROBED_IMAGES])
-    teacher_logits = predict(task.network, probed)
+    teacher_logits = reference_logits(task.network, probed)
     options = task.sites.options()
     changes = []
     for index, (site, width) in enumerate(options):
