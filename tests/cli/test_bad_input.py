@@ -180,3 +180,19 @@ def test_a_folder_that_cannot_be_made(weights: Path, refused: Callable[..., str]
     (tmp_path / "file").write_text("")
     words = ["compress", f"{FACTORY}@{weights}", "--out", tmp_path / "file" / "run", *BUDGET, *SHAPED]
     assert "cannot write" in refused(*words)
+
+
+def test_a_budget_out_of_reach_says_the_cheapest_figure(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    few = ["--dreams", "64", "--dream-steps", "1", "--teach-steps", "1"]
+    assert main(["compress", f"{FACTORY}@{weights}", *SHAPED, "--macs", "1%", *few, "--out", str(out)]) == 2
+    printed, err = capsys.readouterr()
+    assert printed == ""
+    assert "error: cannot reach a budget of 1% for macs: the cheapest network that this one can be cut to has" in err
+    assert "Raise the budget." in err.splitlines()[-1]
+    assert "Traceback" not in err
+    # What was measured stays, for the same command with a budget that can be met; no result is there.
+    assert not (out / "model.onnx").exists()
+    assert not (out / "model.safetensors").exists()

@@ -196,6 +196,11 @@ def _choose(evidence: Mapping[str, Any], scores: Mapping[str, Tensor], task: Tas
 def _solve(problem: Problem, limits: Mapping[str, float]) -> tuple[dict[str, int], dict[str, float]]:
     """The best widths within limits, and what they cost; limits and costs include what no option changes."""
     fixed = {column: problem.fixed.get(column, 0.0) for column in limits}
+    if not problem.sites:
+        beyond = next((column for column, limit in limits.items() if fixed[column] > limit), None)
+        if beyond is not None:
+            raise BudgetInfeasible("nothing in the network can be cut", cheapest=fixed[beyond], budget=beyond)
+        return {}, fixed
     try:
         found = allocate(
             problem.sites, problem.pairs, budgets={column: limit - fixed[column] for column, limit in limits.items()}
