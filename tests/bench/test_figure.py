@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +64,23 @@ def test_only_what_is_asked_for_runs() -> None:
     assert value["figures"][0]["reason"] == "not asked for in this run"
     with pytest.raises(ReferenceNotFound, match="a, b"):
         run_bench("b", [_job("a", 0.1), _job("b", 0.1)], only=["c"])
+
+
+def test_what_is_kept_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reverie.bench.figure.environment", lambda: {"commit": "first"})
+    before, _ = run_bench("b", [_job("a", 0.5), _job("b", MissingExtra("install timm"))], folder=tmp_path)
+    monkeypatch.setattr("reverie.bench.figure.environment", lambda: {"commit": "second"})
+    after, _ = run_bench("b", [_job("a", RuntimeError("ran")), _job("b", 0.1)], folder=tmp_path)
+    assert after["figures"][0] == {**before["figures"][0], "commit": "first"}
+    assert after["figures"][1]["value"] == 0.1
+    assert "commit" not in after["figures"][1]
+
+
+def test_a_figure_asked_for_brings_those_of_its_run() -> None:
+    both = (Question("a", "s", None, "run a"), Question("b", "s", None, "run b"))
+    job = Job(both, lambda _: {"a": Measured(1.0), "b": Measured(2.0)})
+    value, _ = run_bench("b", [job], only=["a"])
+    assert [figure["value"] for figure in value["figures"]] == [1.0, 2.0]
 
 
 def test_a_defect_is_not_hidden_as_a_reason() -> None:

@@ -1,13 +1,16 @@
 """What a benchmark asks and finds: figures with a unit, the figure asked for, and whether it was met."""
 
+import json
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from reverie.core.environment import environment
 from reverie.core.errors import ReferenceNotFound, ReverieError
 from reverie.core.events import Event, Listener, silent
+from reverie.core.store import write_json
 
 __all__ = ["Ask", "Figure", "Job", "Measured", "Question", "at_least", "at_most", "run_bench"]
 
@@ -84,11 +87,19 @@ class Job:
 
 @dataclass(frozen=True)
 class Figure:
-    """A question and its answer, or the reason why there is none."""
+    """A question and its answer, or the reason why there is none.
+
+    Attributes:
+        question: What was asked.
+        measured: What was found.
+        reason: Why nothing was found.
+        commit: Of the source tree it was measured with, where that is not the one of the run that tells it.
+    """
 
     question: Question
     measured: Measured | None
     reason: str | None = None
+    commit: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The figure as `reverie bench --json` prints it."""
@@ -105,11 +116,12 @@ class Figure:
             "spread_kind": None if measured is None else measured.spread_kind,
             "command": question.command,
             **({} if self.reason is None else {"reason": self.reason}),
+            **({} if self.commit is None else {"commit": self.commit}),
         }
 
 
 def run_bench(
-    name: str, jobs: Sequence[Job], *, only: Sequence[str] = (), on_event: Listener = silent
+    name: str, jobs: Sequence[Job], *, only: Sequence[str] = (), folder: Path | None = None, on_event: Listener = silent
 ) -> tuple[dict[str, Any], tuple[Figure, ...]]:
     """Run the jobs of a benchmark, one after the other.
 
@@ -119,7 +131,10 @@ def run_bench(
     Args:
         name: The benchmark.
         jobs: What it measures.
-        only: Names of the figures wanted; empty for all. A job runs where one of its figures is wanted.
+        only: Names of the figures wanted; empty for all. A job runs where one of its figures is wanted, and tells all
+            of them.
+        folder: Where answers are kept, a file per job: a job whose file is there is read and not run again. A figure
+            that was measured at another commit says at which.
         on_event: Hears the stage of every job.
 
     Returns:
@@ -135,19 +150,48 @@ def run_bench(
     facts = environment()
     figures: list[Figure] = []
     for index, job in enumerate(jobs):
-        asked = [question for question in job.questions if not only or question.name in only]
         on_event(Event(f"bench {name}", index, len(jobs)))
-        if asked:
-            figures += _answer(job, asked, on_event)
-        else:
+        kept = None if folder is None else folder / f"{job.questions[0].name}.json"
+        if kept is not None and kept.exists():
+            figures += _recall(job, kept, facts["commit"])
+        elif only and not any(question.name in only for question in job.questions):
             figures += [Figure(question, None, "not asked for in this run") for question in job.questions]
+        else:
+            answered = _answer(job, on_event)
+            figures += answered
+            if kept is not None:
+                _keep(answered, kept, facts["commit"])
     on_event(Event(f"bench {name}", len(jobs), len(jobs)))
     return {"bench": name, **facts, "figures": [figure.to_json() for figure in figures]}, tuple(figures)
 
 
-def _answer(job: Job, asked: Sequence[Question], on_event: Listener) -> list[Figure]:
+def _answer(job: Job, on_event: Listener) -> list[Figure]:
     try:
         measured = job.run(on_event)
     except (ReverieError, ImportError, OSError, subprocess.SubprocessError) as error:
-        return [Figure(question, None, f"{type(error).__name__}: {error}") for question in asked]
-    return [Figure(question, measured[question.name]) for question in asked]
+        return [Figure(question, None, f"{type(error).__name__}: {error}") for question in job.questions]
+    return [Figure(question, measured[question.name]) for question in job.questions]
+
+
+def _keep(figures: Sequence[Figure], path: Path, commit: str | None) -> None:
+    """Answers only: what could not run is tried again."""
+    answers = {figure.question.name: asdict(figure.measured) for figure in figures if figure.measured is not None}
+    if answers:
+        write_json(path, {"commit": commit, "answers": answers})
+
+
+def _recall(job: Job, path: Path, commit: str | None) -> list[Figure]:
+    kept = json.loads(path.read_text())
+    elsewhere = None if kept["commit"] == commit else kept["commit"]
+    found = {name: _measured(answer) for name, answer in kept["answers"].items()}
+    return [
+        Figure(question, found[question.name], commit=elsewhere)
+        if question.name in found
+        else Figure(question, None, f"not in {path.name}, which was kept before; remove it to measure again")
+        for question in job.questions
+    ]
+
+
+def _measured(answer: Mapping[str, Any]) -> Measured:
+    spread = answer["spread"]
+    return Measured(answer["value"], None if spread is None else (spread[0], spread[1]), answer["spread_kind"])

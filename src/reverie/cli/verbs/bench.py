@@ -26,7 +26,7 @@ def bench(
 
     Args:
         name: Which benchmark: choose, coverage, distill, dream, main-job.
-        only: Measure this figure only; may be given several times.
+        only: Measure this figure, and those that the same run yields; may be given several times.
         out: Also write the JSON object to this file.
         folder: Keep what was measured here, and go on from what is there.
         markdown: Also write the benchmark's page to this file.
@@ -46,10 +46,12 @@ def bench(
         kept = Path(temporary) if folder is None else folder
         jobs = RESUMABLE[name](kept) if name in RESUMABLE else BENCHES[name]
         with progress() as on_event:
-            value, figures = run_bench(name, jobs, only=only, on_event=on_event)
+            answers = None if name in RESUMABLE else folder
+            value, figures = run_bench(name, jobs, only=only, folder=answers, on_event=on_event)
         tables = [to_rich(DETAILS[name](kept))] if name in DETAILS else []
         if markdown is not None and name in PAGES:
             write_bytes(markdown, PAGES[name](kept, value).encode())
     if out is not None:
         write_json(out, value)
-    return Answer(value, (*tables, to_rich(figures_table(figures))))
+    shown = [figure for figure in figures if not only or figure.measured is not None or figure.question.name in only]
+    return Answer(value, (*tables, to_rich(figures_table(shown))))
