@@ -99,3 +99,36 @@ def test_descriptions_tell_settings_apart() -> None:
     assert statistics_term().describe() == statistics_term().describe()
     assert statistics_term().describe() != statistics_term(first_weight=2.0).describe()
     assert class_term().describe() != (2.0 * class_term()).describe()
+
+
+@pytest.mark.parametrize("sides", [(5,), (4, 3), (2, 3, 4)])
+def test_smoothness_has_the_gradient_of_its_value(sides: tuple[int, ...]) -> None:
+    images = torch.rand(2, 3, *sides, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    term = total_variation_term()
+    assert torch.autograd.gradcheck(lambda x: term(view(x)), images)
+
+
+def test_statistics_are_the_mean_of_what_each_layer_would_say() -> None:
+    rng = torch.Generator().manual_seed(0)
+    layers = [
+        Moments(
+            "", *(torch.rand(width, dtype=torch.float64, generator=rng).requires_grad_(place < 2) for place in range(4))
+        )
+        for width in (1, 7, 3)
+    ]
+    wanted = sum(
+        (one.mean - one.stored_mean).norm() / one.stored_variance.sqrt().norm()
+        + (one.variance - one.stored_variance).norm() / one.stored_variance.norm()
+        for one in layers
+    )
+    found = statistics_term()(view(moments=tuple(layers)))
+    torch.testing.assert_close(found, wanted / 3)
+    inputs = [tensor for one in layers for tensor in (one.mean, one.variance)]
+    torch.testing.assert_close(torch.autograd.grad(found, inputs), torch.autograd.grad(wanted / 3, inputs))
+
+
+def test_statistics_that_are_met_exactly_pull_nowhere() -> None:
+    mean, variance = torch.ones(3, requires_grad=True), torch.ones(3, requires_grad=True)
+    value = statistics_term()(view(moments=(Moments("", mean, variance, torch.ones(3), torch.ones(3)),)))
+    assert value.item() == 0
+    assert all(float(one.abs().sum()) == 0 for one in torch.autograd.grad(value, [mean, variance]))

@@ -60,7 +60,10 @@ DREAM: tuple[Job, ...] = (
         (_question("imagenet-step", PASSES, at_most(0.9)), _question("imagenet-step-textbook", PASSES)),
         step_ratios(LITE0, batch=8, size=224, names="imagenet-step"),
     ),
-    Job((_question("vit-step", PASSES, at_most(1.1)),), transformer_step),
+    Job(
+        (_question("vit-step", PASSES, at_most(1.1)), _question("vit-step-float32", PASSES, at_most(1.1))),
+        transformer_step,
+    ),
     Job(
         (_question("cifar-memory", PASSES, at_most(1.1)),),
         memory_ratio("zoo:cifar10-resnet20", batch=128, size=32, name="cifar-memory"),
