@@ -6,6 +6,7 @@ Definitions: `docs/benchmarks/dream.md`. Every figure is of images as they are a
 import copy
 import time
 from collections.abc import Mapping
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from reverie.core.rng import preserved_rng
 from reverie.core.source import Source, noise_source
 from reverie.core.tap import tap
 from reverie.distill import distill, reestimate_batch_norm
-from reverie.dream import adaptive_dreams, dream, train_inverter
+from reverie.dream import Bank, adaptive_dreams, dream, train_inverter
 from reverie.metrics import (
     coverage,
     duplicates,
@@ -43,7 +44,7 @@ COUNT = 256
 # Inputs of the second and third stage and of the head's average: early, middle and late features.
 DIVERSITY_LAYERS = ("body.layer1.0", "body.layer2.0", "body.layer3.0")
 STAGES = ("body.layer1", "body.layer2", "body.layer3")
-RECOVERY_IMAGES = 1024
+MANY = 1024
 
 
 def image_figures(on_event: Listener) -> Mapping[str, Measured]:
@@ -80,25 +81,29 @@ def image_figures(on_event: Listener) -> Mapping[str, Measured]:
     return figures
 
 
+@cache
+def _many_dreams(on_event: Listener) -> Bank:
+    """1,024 dreams by the default recipe, made once for the figures that need many."""
+    return dream(load(TEACHER), count=MANY, on_event=on_event)
+
+
 def recovery_figures(on_event: Listener) -> Mapping[str, Measured]:
     """Accuracy with batch-norm statistics counted anew on dreams, and on noise, over that of the network as it is."""
     real, teacher = cifar_images("test"), load(TEACHER)
     whole = evaluate(teacher, real).accuracy.value
-    bank = dream(teacher, count=RECOVERY_IMAGES, on_event=on_event)
-    noise = noise_source(count=RECOVERY_IMAGES, image_shape=(3, 32, 32), seed=0)
+    noise = noise_source(count=MANY, image_shape=(3, 32, 32), seed=0)
     return {
         f"recovery-{source.name}": Measured(
             evaluate(reestimate_batch_norm(teacher, source), real).accuracy.value / whole
         )
-        for source in (bank.source(), noise)
+        for source in (_many_dreams(on_event).source(), noise)
     }
 
 
 def inversion_figures(on_event: Listener) -> Mapping[str, Measured]:
     """Share of real images whose reconstruction from a stage's features keeps the teacher's decision."""
     real, teacher = _few(cifar_images("test")), load(TEACHER)
-    bank = dream(teacher, count=RECOVERY_IMAGES, on_event=on_event)
-    inverter = train_inverter(teacher, bank.source(), layers=STAGES, steps=600, on_event=on_event)
+    inverter = train_inverter(teacher, _many_dreams(on_event).source(), layers=STAGES, steps=600, on_event=on_event)
     decided = predict(teacher, real).argmax(1)
     with torch.no_grad(), tap(teacher, lambda name, _: name in STAGES) as seen:
         teacher(real.floats())
@@ -127,8 +132,8 @@ def student_figures(on_event: Listener) -> Mapping[str, Measured]:
     real, teacher = cifar_images("test"), load(TEACHER)
     photographs = cifar_images("train")
     sources = {
-        "student-real": Source("real", photographs.images[:RECOVERY_IMAGES]),
-        "student-dreams": dream(teacher, count=RECOVERY_IMAGES, on_event=on_event).source(),
+        "student-real": Source("real", photographs.images[:MANY]),
+        "student-dreams": _many_dreams(on_event).source(),
     }
     found = {}
     for name, source in sources.items():

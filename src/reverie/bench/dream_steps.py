@@ -27,34 +27,39 @@ STEPS = 250
 TRANSFORMER_STEPS = 10
 # Operators that hand a value of the device to Python.
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal")
-# The mark of the highest memory is set back after loading, which may need more than the passes do.
+# One image first: libraries, loaded at their first use, are not what a step needs. Then the mark of the highest memory
+# is set back.
 MEMORY = """
 import sys, torch
-from pathlib import Path
 import torch.nn.functional as F
+from pathlib import Path
 from reverie.core.modes import frozen
 from reverie.dream import FourierCanvas, default_augment, default_term, optimize
 from reverie.zoo.load import load
 
-what, name, batch, size, precision = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), torch.float32
-network, targets = load(name), torch.arange(int(sys.argv[3])) % 10
-images = torch.rand(batch, 3, size, size)
+what, name, size = sys.argv[1], sys.argv[2], int(sys.argv[4])
+network = load(name)
+
+def passes(batch):
+    targets, shape = torch.arange(batch) % 10, (3, size, size)
+    if what == "bare":
+        images = torch.rand(batch, *shape)
+        with frozen(network):
+            for _ in range(3):
+                pixels = images.clone().requires_grad_()
+                torch.autograd.grad(F.cross_entropy(network(pixels), targets), pixels)
+    else:
+        optimize(network, FourierCanvas(range(batch), shape), term=default_term(), targets=targets, steps=3,
+                 augment=default_augment(shape), seed=0, precision=torch.float32)
 
 def kilobytes(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(name)))
 
+passes(1)
 Path("/proc/self/clear_refs").write_text("5")
 before = kilobytes("VmRSS:")
-if what == "bare":
-    with frozen(network):
-        for _ in range(3):
-            pixels = images.clone().requires_grad_()
-            torch.autograd.grad(F.cross_entropy(network(pixels), targets), pixels)
-else:
-    shape = (3, size, size)
-    optimize(network, FourierCanvas(range(batch), shape), term=default_term(), targets=targets, steps=3,
-             augment=default_augment(shape), seed=0, precision=precision)
+passes(int(sys.argv[3]))
 print(kilobytes("VmHWM:") - before)
 """
 
