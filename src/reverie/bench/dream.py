@@ -65,12 +65,12 @@ DREAM: tuple[Job, ...] = (
         transformer_step,
     ),
     Job(
-        (_question("cifar-memory", PASSES, at_most(1.1)),),
-        memory_ratio("zoo:cifar10-resnet20", batch=128, size=32, name="cifar-memory"),
+        (_question("cifar-memory", PASSES, at_most(1.1)), _question("cifar-resident", PASSES)),
+        memory_ratio("zoo:cifar10-resnet20", batch=128, size=32, name="cifar"),
     ),
     Job(
-        (_question("imagenet-memory", PASSES, at_most(1.1)),),
-        memory_ratio(LITE0, batch=8, size=224, name="imagenet-memory"),
+        (_question("imagenet-memory", PASSES, at_most(1.1)), _question("imagenet-resident", PASSES)),
+        memory_ratio(LITE0, batch=8, size=224, name="imagenet"),
     ),
     Job((_question("host-waits", "per step", at_most(0)),), host_waits),
     Job(

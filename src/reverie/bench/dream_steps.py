@@ -32,6 +32,7 @@ WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten
 MEMORY = """
 import sys, torch
 import torch.nn.functional as F
+from itertools import accumulate
 from pathlib import Path
 from reverie.core.modes import frozen
 from reverie.dream import FourierCanvas, default_augment, default_term, optimize
@@ -60,7 +61,13 @@ passes(1)
 Path("/proc/self/clear_refs").write_text("5")
 before = kilobytes("VmRSS:")
 passes(int(sys.argv[3]))
-print(kilobytes("VmHWM:") - before)
+resident = kilobytes("VmHWM:") - before
+
+with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
+    passes(int(sys.argv[3]))
+events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+peak = max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+print("measured", peak, resident)
 """
 
 
@@ -108,12 +115,18 @@ def transformer_step(on_event: Listener) -> Mapping[str, Measured]:
 
 
 def memory_ratio(model: str, *, batch: int, size: int, name: str) -> Callable[[Listener], Mapping[str, Measured]]:
-    """Peak memory that three steps add to a process, over what three bare passes add; both in float32."""
+    """Peak memory of three steps over that of three bare passes, both in float32: `NAME-memory`, `NAME-resident`.
+
+    The first counts the bytes of tensors, as `torch.cuda.max_memory_allocated` does; the second is what the process
+    occupies, scratch of libraries and gaps between blocks included.
+    """
 
     def run(on_event: Listener) -> Mapping[str, Measured]:
-        peaks = {what: _peak(what, model, batch, size) for what in ("bare", "dream")}
+        found = {what: _peaks(what, model, batch, size) for what in ("bare", "dream")}
         on_event(Event(f"memory of {model}", 1, 1))
-        return {name: Measured(peaks["dream"] / peaks["bare"])}
+        return {
+            f"{name}-{kind}": Measured(found["dream"][kind] / found["bare"][kind]) for kind in ("memory", "resident")
+        }
 
     return run
 
@@ -183,9 +196,10 @@ class _Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _peak(what: str, model: str, batch: int, size: int) -> float:
+def _peaks(what: str, model: str, batch: int, size: int) -> dict[str, float]:
     words = [sys.executable, "-c", MEMORY, what, model, str(batch), str(size)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603  fixed words
     if done.returncode:
         raise VerificationFailed(f"the memory of {model} could not be measured: {done.stderr[-300:]}")
-    return float(done.stdout)
+    answer = next(line for line in done.stdout.splitlines() if line.startswith("measured"))
+    return dict(zip(("memory", "resident"), map(float, answer.split()[1:]), strict=True))
