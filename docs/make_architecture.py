@@ -98,8 +98,12 @@ def _targets(node: ast.Import | ast.ImportFrom, package: str, known: set[str]) -
 
 
 def package_of(module: str) -> str:
-    """`reverie.dream.loop` -> `dream`; the door, `reverie` itself, is the empty string."""
-    return module.partition(".")[2].partition(".")[0]
+    """`reverie.dream.loop` -> `dream`; the door, `reverie` itself, is the empty string.
+
+    `reverie.__main__` is the command line: it runs it, and nothing imports it.
+    """
+    package = module.partition(".")[2].partition(".")[0]
+    return "cli" if package == "__main__" else package
 
 
 def between_packages(found: list[Arrow]) -> dict[tuple[str, str], list[Arrow]]:

@@ -40,6 +40,7 @@ from reverie.dream import (
     PixelCanvas,
     ShiftAndFlip,
     adaptive_dreams,
+    answering,
     attention_layers,
     calibrate_statistics,
     capture_statistics,
@@ -49,9 +50,12 @@ from reverie.dream import (
     distill_dataset,
     dream,
     generate,
+    halving_stages,
     masked_disagreement_term,
     moments,
     optimize,
+    optimize_stages,
+    published_recipe,
     published_term,
     recover_codes,
     soft_labels,
@@ -316,6 +320,26 @@ def _optimize(model: nn.Module, use: Use) -> Any:
     )
 
 
+def _in_stages(model: nn.Module, use: Use) -> Any:
+    return optimize_stages(
+        model,
+        PixelCanvas.noise,
+        range(4),
+        IMAGE_SHAPE,
+        stages=halving_stages(2, steps=4),
+        augment=lambda _: ShiftAndFlip(1),
+        term=default_term(),
+        targets=torch.arange(4) % CLASSES,
+        seed=use.seed,
+        on_event=use.on_event,
+    )
+
+
+def _answer_of_a_layer(model: ImageNetwork, use: Use) -> Tensor:
+    with torch.no_grad(), frozen(model):
+        return answering(model, "body.block")(tiny_source().floats())
+
+
 def _dream(model: nn.Module, use: Use) -> Bank:
     return dream(model, count=6, steps=3, batch_size=4, seed=use.seed, on_event=use.on_event)
 
@@ -507,6 +531,13 @@ CASES: tuple[Case, ...] = (
         reports=True,
     ),
     Case("dream.published_term", lambda model, use: published_term(model, weights=CIFAR).describe(), {}),
+    Case(
+        "dream.published_recipe",
+        lambda model, use: repr(published_recipe(model, image_shape=IMAGE_SHAPE)),
+        {},
+    ),
+    Case("dream.answering", _answer_of_a_layer, RUNS),
+    Case("dream.optimize_stages", _in_stages, {**RUNS, **LISTENS}, seeded=True, reports=True),
     Case("dream.teacher_sha256", lambda model, use: teacher_sha256(model), {}),
     Case("dream.attention_layers", lambda model, use: attention_layers("", model), {}),
     Case("dream.capture_statistics", lambda model, use: capture_statistics(model, tiny_source()).layers, RUNS),

@@ -86,3 +86,95 @@ def test_features_are_inverted(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert list(told["decisions_kept"]) == ["body.conv1", "body.layer1"]
     assert all(0 <= share <= 1 for share in told["decisions_kept"].values())
     assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_codes_of_a_generator_are_recovered(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("--n", 8, "--warm-up", 2, "--steps", 1, "--out", tmp_path / "made")
+    assert run(capsys, "bank", "generate", MODEL, *words)[1]["config"]["statistics"] == "batch normalization"
+    errors = []
+    for steps in (1, 40):
+        words = ("--n", 4, "--steps", steps, "--out", tmp_path / "codes.npz")
+        status, told = run(capsys, "bank", "recover", tmp_path / "made", *words)
+        assert (status, told["count"]) == (0, 4)
+        errors.append(told["mean_squared_error"])
+    assert errors[1] < 0.5 * errors[0]
+    with np.load(tmp_path / "codes.npz") as arrays:
+        assert arrays["codes"].shape == (4, 74)
+        assert (arrays["images"].shape, arrays["images"].dtype) == ((4, 1, 28, 28), np.uint8)
+    words = ("--images", "zoo:fashion-mnist", "--n", 3, "--steps", 2, "--out", tmp_path / "real.npz")
+    assert run(capsys, "bank", "recover", tmp_path / "made", *words)[1]["count"] == 3
+    filled(capsys, tmp_path / "bank")
+    status, told = run(capsys, "bank", "recover", tmp_path / "bank", "--out", tmp_path / "no.npz")
+    assert (status, told["error"]["kind"]) == (2, "ReferenceNotFound")
+    assert "holds no generator" in told["error"]["message"]
+
+
+def test_codes_of_a_generator_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    np.savez(tmp_path / "real.npz", images=np.full((2, 4, 4), 128, np.uint8), labels=np.arange(2))
+    words = ("--image-shape", 2, 1, 1, "--mean", 0, "--std", 1, "--steps", 3, "--out", tmp_path / "codes.npz")
+    model = "tiny_networks:Drawing@initial"
+    status, told = run(capsys, "bank", "recover", model, "--images", tmp_path / "real.npz", *words)
+    assert (status, told["count"]) == (0, 2)
+    status, told = run(capsys, "bank", "recover", model, *words)
+    assert (status, told["error"]["message"]) == (2, f"{model} is no bank with images of its own: give --images")
+    status, told = run(capsys, "bank", "recover", model, *words, "--n", 0)
+    assert (status, told["error"]["kind"]) == (2, "RangeError")
+
+
+def test_banks_of_every_head_are_filled_verified_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    flat = ("tiny_networks:flat@initial", "--image-shape", 3, 8, 8, "--mean", 0, "--std", 1)
+    words = ("--head", "multi-label", "--targets", 1, 2, "--n", 4, "--steps", 2, "--out", tmp_path / "bank")
+    status, told = run(capsys, "bank", "fill", *flat, *words)
+    assert (status, told["config"]["head"], told["teacher_agreement"]["low"]) == (0, "multi-label", None)
+    status, told = run(capsys, "bank", "verify", tmp_path / "bank", "--model", *flat)
+    assert (status, told["answers_checked"], told["how"]["statistics"]) == (0, True, "batch normalization")
+    assert run(capsys, "bank", "picture", tmp_path / "bank", "--out", tmp_path / "seen.png")[0] == 0
+    status, told = run(capsys, "bank", "export", tmp_path / "bank", "--out", tmp_path / "png")
+    assert (status, told["error"]["kind"]) == (2, "ShapeError")
+
+
+def test_pictures_and_folders_by_class_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    filled(capsys, tmp_path / "bank")
+    for name, words in (("plain", ()), ("named", ("--model", MODEL))):
+        assert run(capsys, "bank", "picture", tmp_path / "bank", "--out", tmp_path / f"{name}.png", *words)[0] == 0
+        assert run(capsys, "bank", "export", tmp_path / "bank", "--out", tmp_path / name, *words)[0] == 0
+    assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "named.png").read_bytes()
+    assert (tmp_path / "plain" / "0008").is_dir()
+    assert (tmp_path / "named" / "bag").is_dir()
+
+
+def test_the_loop_of_other_lessons_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("--n", 16, "--rounds", 2, "--teach-steps", 2, "--steps", 1, "--out", tmp_path / "adapted")
+    status, told = run(capsys, "bank", "adapt", MODEL, "zoo:fashion-resnet20", *words, "--hard", 0.5)
+    assert (status, told["how"]["statistics"]) == (0, "batch normalization")
+    status, told = run(capsys, "bank", "adapt", MODEL, "zoo:fashion-resnet20", *words)
+    assert (status, told["error"]["kind"]) == (2, "FolderInUse")
+    assert "of other lessons" in told["error"]["message"]
+    for wrong in (("--hard", 1.5), ("--weight", -1)):
+        status, told = run(capsys, "bank", "adapt", MODEL, "zoo:fashion-resnet20", *words, *wrong)
+        assert (status, told["error"]["kind"]) == (2, "RangeError")
+
+
+def test_a_bank_is_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("--out", tmp_path / "bank", "--n", 20, "--steps", 2)
+    assert run(capsys, "bank", "fill", MODEL, *words)[0] == 0
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (20, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "real.npz", images=images, labels=np.arange(20) % 10)
+    status, told = run(capsys, "bank", "measure", tmp_path / "bank")
+    assert (status, set(told["figures"])) == (0, {"teacher_agreement_share", "duplicates_share"})
+    words = ("--model", MODEL, "--judge", "zoo:fashion-resnet20", "--real", tmp_path / "real.npz")
+    words += ("--layers", "body.layer1", "body.layer2")
+    status, told = run(capsys, "bank", "measure", tmp_path / "bank", *words)
+    assert status == 0
+    figures = told["figures"]
+    assert set(figures) == {
+        *("teacher_agreement_share", "duplicates_share", "moment_error_deviations", "moment_log_variance_error"),
+        *("accuracy_kept_on_dreams_share", "accuracy_kept_on_noise_share", "judge_score", "judge_agreement_share"),
+        *("kernel_distance", "frechet_distance", "coverage_share", "relative_diversity"),
+    }
+    assert 1 <= figures["judge_score"] <= 10
+    assert figures["kernel_distance"] > 0
+    assert told["how"]["statistics"] == "batch normalization"
+    status, told = run(capsys, "bank", "measure", tmp_path / "bank", "--layers", "body.layer1")
+    assert (status, told["error"]["kind"]) == (2, "RangeError")

@@ -178,10 +178,12 @@ def test_what_was_taught_is_not_taught_again(small_net: nn.Module, tmp_path: Pat
 
 def test_folders_of_other_loops(small_net: nn.Module, tmp_path: Path) -> None:
     adapted(small_net, tmp_path)
-    with pytest.raises(FolderInUse, match="of another counts"):
+    with pytest.raises(FolderInUse, match="of other counts"):
         adapted(small_net, tmp_path, counts=[6])
     with pytest.raises(FolderInUse, match="of another weight"):
         adapted(small_net, tmp_path, weight=2.0)
+    with pytest.raises(FolderInUse, match="of other lessons"):
+        adapted(small_net, tmp_path, lessons={"steps": 4})
     (tmp_path / "student-0.safetensors").write_bytes(b"no tensors, but more than eight bytes")
     with pytest.raises(CorruptFile, match=r"student-0\.safetensors is not the student of this loop"):
         adapted(small_net, tmp_path)

@@ -48,13 +48,11 @@ def convnext() -> nn.Module:
 
 
 def normalizer_free() -> nn.Module:
-    """As in NFNets: weight-standardized convolutions, and nothing that normalizes activations."""
-    from timm.layers import ScaledStdConv2d
+    """Weight-standardized convolutions, and nothing that normalizes activations."""
+    from timm.models.nfnet import NfCfg, NormFreeNet
 
-    return nn.Sequential(
-        *(ScaledStdConv2d(3, 8, 3), nn.GELU(), ScaledStdConv2d(8, 8, 3, stride=2), nn.GELU()),
-        *(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)),
-    )
+    small = NfCfg(depths=(1, 1), channels=(16, 24), stem_chs=8, num_features=32, attn_layer=None, act_layer="gelu")
+    return NormFreeNet(small, num_classes=4)
 
 
 def big_transfer() -> nn.Module:

@@ -132,3 +132,10 @@ def test_files_that_hold_no_arrays(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "own.npz").write_bytes(content)
     with pytest.raises(CorruptFile, match=r"own\.npz cannot be read as an \.npz file"):
         folder_source(tmp_path / "own.npz", image_shape=SHAPE)
+
+
+def test_pictures_for_a_network_of_signals_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ShapeError, match=r"would hold pictures \(channels, height, width\), the network takes \(2, 9\)"
+    ):
+        folder_source(tmp_path, image_shape=(2, 9))

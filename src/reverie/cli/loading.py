@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from reverie.core.errors import RangeError
+
 if TYPE_CHECKING:
     from reverie.core.network import ImageNetwork
     from reverie.core.source import Source
@@ -18,14 +20,15 @@ class Loading:
     """What a model reference leaves unsaid; what its file, its library or the zoo says holds otherwise.
 
     Attributes:
-        image_shape: Channels, height and width of the images that the network takes.
+        image_shape: Channels, height and width of the images that the network takes; to dream also channels and one
+            side of signals, or three of volumes.
         mean: Subtracted from images in [0, 1]: one value, or one per channel.
         std: Divided by, after the mean: one value, or one per channel.
         trust: "pt2" allows reading a torch.export archive, which runs code from a hostile file.
         positional: Pair the tensors of a PyTorch checkpoint with the network by order instead of by name.
     """
 
-    image_shape: Annotated[tuple[int, int, int] | None, Parameter(negative=())] = None
+    image_shape: Annotated[tuple[int, ...] | None, Parameter(negative=(), consume_multiple=True)] = None
     mean: Annotated[tuple[float, ...] | None, Parameter(negative=(), consume_multiple=True)] = None
     std: Annotated[tuple[float, ...] | None, Parameter(negative=(), consume_multiple=True)] = None
     trust: Literal["pt2"] | None = None
@@ -35,8 +38,21 @@ class Loading:
 AS_STATED = Loading()
 
 
-def load_network(reference: str, loading: Loading = AS_STATED) -> "ImageNetwork":
-    """The network of a model reference."""
+def load_network(reference: str, loading: Loading = AS_STATED, *, any_axes: bool = False) -> "ImageNetwork":
+    """The network of a model reference.
+
+    Args:
+        reference: See `reverie.zoo.load`.
+        loading: What it leaves unsaid.
+        any_axes: Whether the verb takes signals and volumes as well as pictures.
+
+    Raises:
+        RangeError: `--image-shape` has another number of sides than the verb takes.
+    """
+    shape = loading.image_shape
+    if shape is not None and not (len(shape) == 3 or (any_axes and 2 <= len(shape) <= 4)):
+        wanted = "channels and one, two or three sides" if any_axes else "channels, height and width"
+        raise RangeError(f"--image-shape takes {wanted}, got {' '.join(map(str, shape))}")
     from reverie.zoo.load import load
 
     return load(

@@ -1,16 +1,17 @@
 """See: images of what a network learned, by one optimization loop over canvases, views and terms."""
 
 from reverie.dream.adaptive import Adapted, Round, Teach, adaptive_dreams
+from reverie.dream.answering import answering
 from reverie.dream.bank import Bank, teacher_sha256
 from reverie.dream.calibrate import calibrate_statistics, choose_statistics
 from reverie.dream.canvas import Canvas, PixelCanvas, RandomAffine, ShiftAndFlip
 from reverie.dream.crops import CurriculumCrop, RandomCrop
 from reverie.dream.disagreement import disagreement_term, jensen_shannon, masked_disagreement_term
 from reverie.dream.distilled import SoftLabels, distill_dataset, soft_labels
-from reverie.dream.dream import balanced_targets, default_augment, default_term, dream, prior_term
+from reverie.dream.dream import dream
 from reverie.dream.export import export_folder, export_webdataset
 from reverie.dream.fourier import FourierCanvas
-from reverie.dream.generator import generate
+from reverie.dream.generator import generate, load_generator
 from reverie.dream.heads import Head, dense_map, embedding, multi_label, single_label
 from reverie.dream.inverter import Inverter, train_inverter
 from reverie.dream.layer_statistics import (
@@ -22,12 +23,23 @@ from reverie.dream.layer_statistics import (
 )
 from reverie.dream.leaves import leaves_source
 from reverie.dream.loop import Optimized, optimize
-from reverie.dream.network_canvas import CodesCanvas, NetworkCanvas, recover_codes
+from reverie.dream.network_canvas import CodesCanvas, NetworkCanvas, deep_image_prior, recover_codes
 from reverie.dream.patches import attention_layers, patch_similarity_term
 from reverie.dream.pool import join_banks, replay
 from reverie.dream.published import PublishedWeights, published_term
+from reverie.dream.recipe import (
+    Recipe,
+    default_augment,
+    default_term,
+    prior_term,
+    published_recipe,
+    usual_learning_rate,
+    white_noise,
+)
 from reverie.dream.running import running_statistics_term
+from reverie.dream.stages import MakeCanvas, Stage, halving_stages, optimize_stages
 from reverie.dream.statistics import BatchNormWithMoments, Moments, moments
+from reverie.dream.targets import balanced_targets, random_targets
 from reverie.dream.terms import Part, Term, View, class_term, norm_term, statistics_term, total_variation_term
 
 __all__ = [
@@ -41,6 +53,7 @@ __all__ = [
     "FourierCanvas",
     "Head",
     "Inverter",
+    "MakeCanvas",
     "Moments",
     "NetworkCanvas",
     "NoStatistics",
@@ -50,21 +63,25 @@ __all__ = [
     "PublishedWeights",
     "RandomAffine",
     "RandomCrop",
+    "Recipe",
     "Round",
     "ShiftAndFlip",
     "SoftLabels",
+    "Stage",
     "Statistics",
     "StatisticsSource",
     "Teach",
     "Term",
     "View",
     "adaptive_dreams",
+    "answering",
     "attention_layers",
     "balanced_targets",
     "calibrate_statistics",
     "capture_statistics",
     "choose_statistics",
     "class_term",
+    "deep_image_prior",
     "default_augment",
     "default_term",
     "dense_map",
@@ -75,17 +92,22 @@ __all__ = [
     "export_folder",
     "export_webdataset",
     "generate",
+    "halving_stages",
     "jensen_shannon",
     "join_banks",
     "leaves_source",
+    "load_generator",
     "masked_disagreement_term",
     "moments",
     "multi_label",
     "norm_term",
     "optimize",
+    "optimize_stages",
     "patch_similarity_term",
     "prior_term",
+    "published_recipe",
     "published_term",
+    "random_targets",
     "recover_codes",
     "replay",
     "running_statistics_term",
@@ -95,4 +117,6 @@ __all__ = [
     "teacher_sha256",
     "total_variation_term",
     "train_inverter",
+    "usual_learning_rate",
+    "white_noise",
 ]

@@ -25,8 +25,9 @@ from reverie.core.source import Source
 from reverie.core.store import read_json, write_bytes, write_json
 from reverie.dream.bank import Bank
 from reverie.dream.disagreement import disagreement_term
-from reverie.dream.dream import default_term, dream
+from reverie.dream.dream import dream
 from reverie.dream.pool import join_banks
+from reverie.dream.recipe import default_term
 from reverie.dream.terms import Term
 from reverie.metrics import predict
 
@@ -73,6 +74,7 @@ def adaptive_dreams(
     student: nn.Module,
     *,
     teach: Teach,
+    lessons: Mapping[str, Any] | None = None,
     counts: Sequence[int],
     disagree: Callable[[nn.Module], Term] = disagreement_term,
     weight: float = 1.0,
@@ -91,6 +93,7 @@ def adaptive_dreams(
         student: Takes the same images and returns logits of the same classes.
         teach: Called with (student, pool, round); returns the student taught on the pool. Must give the same result for
             the same arguments, or a killed run does not end as one that was not.
+        lessons: What decides how `teach` teaches, as JSON values: a folder of other lessons is refused.
         counts: Dreams of each round, the first plain; at least one.
         disagree: Makes the term from the current student; `masked_disagreement_term` is the other one.
         weight: Of that term, >= 0. 0 makes every round plain: the control.
@@ -114,8 +117,10 @@ def adaptive_dreams(
         raise RangeError(f"the loop needs at least one count and a weight of at least 0, got {list(counts)}, {weight}")
     folder = None if path is None else Path(path)
     base = term if term is not None else default_term()
+    question = {"counts": list(counts), "weight": weight, "seed": seed, "student": _sha256(student)}
+    question |= {"lessons": dict(lessons or {})}
     if folder is not None:
-        _check_same(folder, {"counts": list(counts), "weight": weight, "seed": seed, "student": _sha256(student)})
+        _check_same(folder, question)
     banks: list[Bank] = []
     rounds: list[Round] = []
     pool: Bank | None = None
@@ -182,6 +187,7 @@ def _check_same(folder: Path, config: Mapping[str, Any]) -> None:
     before = read_json(where)
     differing = [key for key in config if not isinstance(before, dict) or before.get(key) != config[key]]
     if differing:
+        other = "other" if differing[0].endswith("s") else "another"
         raise FolderInUse(
-            f"{folder} holds an adaptive loop of another {differing[0]}. Choose another folder, or ask for the same."
+            f"{folder} holds an adaptive loop of {other} {differing[0]}. Choose another folder, or ask for the same."
         )

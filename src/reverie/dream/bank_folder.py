@@ -227,7 +227,9 @@ def _check_same(path: Path, manifest: Mapping[str, Any], config: Mapping[str, An
     if manifest["teacher_sha256"] != teacher_sha256:
         raise FolderInUse(f"{path} holds dreams of another network (its weights differ). {advice}")
     before, now = manifest["config"], json.loads(json.dumps(config))
-    differing = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    differing = [key for key in {*before, *now} if before.get(key) != now.get(key)]
+    # What is told is the shortest: "steps 5, now asked 6" rather than all that follows from it.
+    differing.sort(key=lambda key: (len(json.dumps([before.get(key), now.get(key)])), key))
     if differing:
         key = differing[0]
         raise FolderInUse(f"{path} holds dreams made with {key} {before.get(key)}, now asked {now.get(key)}. {advice}")

@@ -6,7 +6,6 @@ every image is shifted, zoomed, turned and mirrored on its own, what is optimize
 recipe serves all networks.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,33 +14,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reverie.core.errors import RangeError, ShapeError
+from reverie.core.digest import sha256_tensors
+from reverie.core.errors import RangeError, ShapeError, StatisticsMissing
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork, as_network
 from reverie.core.precision import choose_precision
-from reverie.core.rng import derive_seed, generator, preserved_rng
+from reverie.core.rng import derive_seed, preserved_rng
 from reverie.core.tap import Selector
+from reverie.dream.answering import answering
 from reverie.dream.bank import Bank, Folder, Shard, teacher_sha256
 from reverie.dream.calibrate import choose_statistics
-from reverie.dream.canvas import Augment, RandomAffine, ShiftAndFlip
+from reverie.dream.canvas import Augment, ShiftAndFlip
 from reverie.dream.fourier import FourierCanvas
 from reverie.dream.heads import Head, single_label
-from reverie.dream.layer_statistics import StatisticsSource
-from reverie.dream.loop import optimize
+from reverie.dream.layer_statistics import NoStatistics, StatisticsSource
+from reverie.dream.recipe import default_augment, default_batch_size, default_term, prior_term, usual_learning_rate
 from reverie.dream.rehearsal import checked_shape, checked_targets, first_answer, sees_statistics, try_term
-from reverie.dream.terms import Term, class_term, describe, norm_term, statistics_term, total_variation_term
+from reverie.dream.stages import MakeCanvas, Stage, check_stages, optimize_stages
+from reverie.dream.targets import Draw, balanced_targets
+from reverie.dream.terms import Term, describe
 
-__all__ = ["balanced_targets", "default_augment", "default_term", "dream", "prior_term"]
+__all__ = ["dream"]
 
 STEPS = 250
-LEARNING_RATE = 0.05
-# Memory of a batch: as many pixels as 512 images of 32 by 32.
-BATCH_PIXELS = 2**19
-LARGEST_BATCH = 128
-SMALLEST_BATCH = 8
-# A largest shift of one tenth of the side is 3 pixels at 28 and 32, 22 at 224.
-SHIFT_SHARE = 1 / 10
+# What is asked for at a place must stay there.
+STILL = ShiftAndFlip(0, flip=False)
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,14 @@ class _Plan:
     image_shape: tuple[int, ...]
     targets: Tensor
     batch_size: int
-    steps: int
+    canvas: MakeCanvas
+    stages: tuple[Stage, ...]
     seed: int
     term: Term
-    augment: Augment
+    augment: Augment | None
     precision: torch.dtype
     head: Head
+    layer: str | None
     statistics: StatisticsSource
     taps: Selector | None
 
@@ -64,19 +64,30 @@ class _Plan:
     def batches(self) -> int:
         return -(-len(self.targets) // self.batch_size)
 
+    @property
+    def steps(self) -> int:
+        """Of one batch."""
+        return sum(stage.steps for stage in self.stages)
+
+    def augmented(self, image_shape: Sequence[int]) -> Augment:
+        """What the network is shown of images of a stage that does not say."""
+        return self.augment or default_augment(image_shape)
+
     def config(self) -> dict[str, Any]:
         return {
             "count": len(self.targets),
             "image_shape": list(self.image_shape),
-            "targets": self.targets.tolist(),
+            "targets": self.targets.tolist() if self.targets.ndim == 1 else _digest(self.targets),
             "batch_size": self.batch_size,
             "steps": self.steps,
             "seed": self.seed,
             "term": self.term.describe(),
-            "learning_rate": LEARNING_RATE,
-            "augment": describe(self.augment),
+            "canvas": describe(self.canvas),
+            "stages": [stage.describe() for stage in self.stages],
+            "augment": describe(self.augmented(self.image_shape)),
             "precision": str(self.precision).removeprefix("torch."),
             "head": self.head.name,
+            "layer": self.layer,
             "statistics": self.statistics.describe(),
             "taps": None if self.taps is None else getattr(self.taps, "__name__", str(self.taps)),
         }
@@ -87,13 +98,17 @@ def dream(
     *,
     count: int,
     image_shape: Sequence[int] | None = None,
-    targets: Sequence[int] | Tensor | None = None,
+    targets: Sequence[int] | Tensor | Draw | None = None,
     steps: int | None = None,
+    stages: Sequence[Stage] | None = None,
+    canvas: MakeCanvas = FourierCanvas,
+    learning_rate: float | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     term: Term | None = None,
     augment: Augment | None = None,
     head: Head | None = None,
+    layer: str | None = None,
     statistics: StatisticsSource | None = None,
     taps: Selector | None = None,
     path: Path | str | None = None,
@@ -107,16 +122,22 @@ def dream(
         model: A classifier of images: an `ImageNetwork`, or a plain module together with `image_shape`.
         count: How many images, >= 1.
         image_shape: (c, length), (c, h, w) or (c, d, h, w); the network's own where None.
-        targets: The class of each image; None takes every class in turn, in an order drawn from `seed`. For other
-            heads, what the head takes for each image.
+        targets: The class of each image, or a draw: `balanced_targets`, or None, takes every class in turn, in an order
+            from `seed`, `random_targets` each image's class by itself. For other heads, what the head takes for each.
         steps: Optimization steps of each batch, >= 1; None takes 250. Below 50 few images are finished.
+        stages: Resolutions from coarse to fine, with their own steps and schedules, in place of `steps` and
+            `learning_rate`; see `halving_stages`. The last iterate of the last stage is what is kept.
+        canvas: What is optimized: `FourierCanvas`, `PixelCanvas.noise`, `white_noise` or `deep_image_prior`.
+        learning_rate: Of the first step, > 0; half a cosine takes it to zero. None takes the canvas's usual one.
         batch_size: Images optimized together, >= 1; None takes up to 128, fewer the larger they are.
         seed: Same seed, same bytes, on one machine with one number of threads.
         term: What the images should satisfy, the head's own part included; None is `default_term()`, with the head's
             part in place of the class, and `prior_term()` where there are no statistics.
         augment: What the network is shown of the images in each step; None is `default_augment`: each is shifted,
-            zoomed, turned and perhaps mirrored. Where left and right differ: `RandomAffine(3, flip=False)`.
+            zoomed, turned and perhaps mirrored, or left as it is where the answer says what is where (maps of classes
+            or features). Where left and right differ: `RandomAffine(3, flip=False)`.
         head: What kind of answer the network gives; None is `single_label()`. See `reverie.dream.heads`.
+        layer: The layer whose output is taken for the network's answer, such as `body.layer3` with `embedding()`.
         statistics: Which moments the images should have; None takes those of batch normalization where stored, else
             calibrates some; see `reverie.dream.calibrate.choose_statistics`. The bank's configuration names the origin.
         taps: Layers that the term reads, such as `attention_layers` for `patch_similarity_term`.
@@ -128,7 +149,8 @@ def dream(
         RangeError: A number lies outside its range.
         ShapeError: The network does not take such images, or its answer does not fit the head: for single labels,
             logits (n, k) with k >= 2.
-        StatisticsMissing: The term asks for batch-norm statistics that the network lacks.
+        StatisticsMissing: Statistics were asked for that the network lacks.
+        ReferenceNotFound: It has no such layer.
         FolderInUse: `path` holds something else.
         Diverged: The images are not finite.
 
@@ -141,78 +163,39 @@ def dream(
     Fails when: batches are small (below about 16 images): their statistics say little, and images resemble each other.
     """
     network = as_network(model, image_shape)
+    network = network if layer is None else answering(network, layer)
     shape = checked_shape(network, image_shape)
     for name, value in (("count", count), ("steps", steps), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise RangeError(f"{name} must be at least 1, got {value}")
+    chosen = _stages(stages, steps, learning_rate, canvas)
     head = head or single_label()
     with preserved_rng():
         answer = first_answer(network, shape, head)
-        if targets is None:
-            _check_drawn(head, count)
-            targets = balanced_targets(count, answer.shape[1], seed=seed)
-        asked = checked_targets(targets, count, answer, head)
-        statistics = statistics or choose_statistics(network, image_shape=shape)
+        asked = checked_targets(_asked(targets, count, answer, head, seed), count, answer, head)
+        for stage in chosen[:-1]:
+            small = first_answer(network, stage.image_shape(shape), head)
+            checked_targets(asked, count, small, head)
+        source = statistics or choose_statistics(network, image_shape=shape)
         if term is None:
-            term = _recipe(head, sees_statistics(network, shape, statistics))
-        try_term(network, term, shape, asked, statistics=statistics, taps=taps)
+            term = _recipe(head, _sees(network, shape, source, demanded=statistics is not None))
+        try_term(network, term, shape, asked, statistics=source, taps=taps)
         plan = _Plan(
             shape,
             asked,
             batch_size or default_batch_size(shape),
-            steps or STEPS,
+            canvas,
+            chosen,
             seed,
             term,
-            augment or default_augment(shape),
+            augment or (STILL if _has_places(answer) else None),
             choose_precision(network),
             head,
-            statistics,
+            layer,
+            source,
             taps,
         )
         return _dream(network, plan, Path(path) if path is not None else None, on_event)
-
-
-def default_term() -> Term:
-    """The recipe: be recognized, have the right statistics, be smooth, and a trace of the norm.
-
-    class + 5 statistics + total variation + 0.001 norm, each as in `reverie.dream.terms`.
-    """
-    return class_term() + 5.0 * statistics_term() + total_variation_term() + 0.001 * norm_term()
-
-
-def prior_term() -> Term:
-    """The recipe without statistics: be recognized, and be smooth.
-
-    class + 10 total variation + 0.001 norm. Of networks whose statistics are known it gives the poorer images; measured
-    on a CIFAR-10 ResNet-20, two others recognize 51 % of such dreams, and 84 % of those with statistics.
-    """
-    return class_term() + 10.0 * total_variation_term() + 0.001 * norm_term()
-
-
-def default_augment(image_shape: Sequence[int]) -> Augment:
-    """What a network is shown of images in each step: they are shifted, zoomed, turned and mirrored.
-
-    Args:
-        image_shape: (c, h, w); images of other numbers of dimensions are shifted and mirrored only.
-    """
-    shift = round(SHIFT_SHARE * min(image_shape[1:]))
-    return RandomAffine(shift) if len(image_shape) == 3 else ShiftAndFlip(shift)
-
-
-def default_batch_size(image_shape: Sequence[int]) -> int:
-    """As many images as fit in a bounded memory, from 8 to 128."""
-    return max(SMALLEST_BATCH, min(LARGEST_BATCH, BATCH_PIXELS // math.prod(image_shape[1:])))
-
-
-def balanced_targets(count: int, classes: int, *, seed: int) -> Tensor:
-    """(count,) int64: every class in turn, in an order drawn from the seed, so counts differ by at most one.
-
-    Example:
-        >>> balanced_targets(6, 3, seed=0).bincount()
-        tensor([2, 2, 2])
-    """
-    order = torch.randperm(classes, generator=generator(seed, "dream", "targets"))
-    return order[torch.arange(count) % classes]
 
 
 def _dream(network: ImageNetwork, plan: _Plan, path: Path | None, on_event: Listener) -> Bank:
@@ -230,20 +213,21 @@ def _dream_batch(network: ImageNetwork, plan: _Plan, index: int, on_event: Liste
     device = network.mean.device
     labels = plan.targets[start : start + plan.batch_size]
     seeds = [derive_seed(plan.seed, "dream", "image", start + offset) for offset in range(len(labels))]
-    canvas = FourierCanvas(seeds, plan.image_shape, device=device)
-    result = optimize(
+    result = optimize_stages(
         network,
-        canvas,
+        plan.canvas,
+        seeds,
+        plan.image_shape,
+        stages=plan.stages,
+        augment=plan.augmented,
+        device=device,
+        seed=derive_seed(plan.seed, "dream", "batch", index),
+        on_event=_placed(on_event, index * plan.steps, plan.batches * plan.steps),
         term=plan.term,
         targets=labels.to(device),
-        steps=plan.steps,
-        augment=plan.augment,
-        seed=derive_seed(plan.seed, "dream", "batch", index),
-        learning_rate=LEARNING_RATE,
         precision=plan.precision,
         taps=plan.taps,
         statistics=plan.statistics,
-        on_event=_placed(on_event, index * plan.steps, plan.batches * plan.steps),
     )
     images = (result.images * 255).round().to(torch.uint8).contiguous()
     with frozen(network), torch.no_grad():
@@ -266,6 +250,45 @@ def _recipe(head: Head, with_statistics: bool) -> Term:
     return head.term + Term(tuple(part for part in parts if part.name != "class"))
 
 
-def _check_drawn(head: Head, count: int) -> None:
+def _sees(network: ImageNetwork, shape: Sequence[int], source: StatisticsSource, *, demanded: bool) -> bool:
+    """Whether there is anything to match; where somebody asked for it by name, there must be."""
+    seen = sees_statistics(network, shape, source)
+    if demanded and not seen and not isinstance(source, NoStatistics):
+        raise StatisticsMissing(
+            f"statistics from {source.origin} were asked for, and {type(network.body).__name__} has none. Capture or "
+            "calibrate some, or ask for no statistics."
+        )
+    return seen
+
+
+def _stages(
+    stages: Sequence[Stage] | None, steps: int | None, learning_rate: float | None, canvas: MakeCanvas
+) -> tuple[Stage, ...]:
+    """The stages asked for, or one of the whole image."""
+    if stages is None:
+        rate = usual_learning_rate(canvas) if learning_rate is None else learning_rate
+        return check_stages([Stage(steps or STEPS, learning_rate=rate)])
+    if steps is not None or learning_rate is not None:
+        raise RangeError("stages have steps and learning rates of their own: give either them, or steps and a rate")
+    return check_stages(stages)
+
+
+def _asked(
+    targets: Sequence[int] | Tensor | Draw | None, count: int, answer: Tensor, head: Head, seed: int
+) -> Sequence[int] | Tensor:
+    """The targets that were given, or drawn ones."""
+    if isinstance(targets, Tensor | Sequence):
+        return targets
     if head.name != single_label().name:
         raise ShapeError(f"dreams for the head {head.name!r} need targets, one for each of {count} images")
+    return (targets or balanced_targets)(count, answer.shape[1], seed=seed)
+
+
+def _has_places(answer: Tensor) -> bool:
+    """Whether an answer says what is where, as maps and feature maps do."""
+    return answer[0].ndim > 1 and answer[0][0].numel() > 1
+
+
+def _digest(targets: Tensor) -> dict[str, Any]:
+    """Which targets, where they are too many numbers for a manifest."""
+    return {"shape": list(targets.shape), "sha256": sha256_tensors({"targets": targets})}

@@ -11,7 +11,6 @@ their batch.
 """
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from reverie.core.digest import sha256_tensors
-from reverie.core.errors import CorruptFile, RangeError, ShapeError
+from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound, ShapeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork, as_network
@@ -31,49 +31,25 @@ from reverie.core.precision import choose_precision
 from reverie.core.rng import derive_seed, generator, preserved_rng
 from reverie.core.store import write_bytes
 from reverie.dream.bank import Bank, Folder, Shard
-from reverie.dream.dream import balanced_targets, default_augment
+from reverie.dream.bank_folder import read_manifest
+from reverie.dream.calibrate import choose_statistics
+from reverie.dream.conditional import CODE, ConditionalGenerator
+from reverie.dream.layer_statistics import StatisticsSource
 from reverie.dream.loop import optimize
 from reverie.dream.network_canvas import NetworkCanvas
+from reverie.dream.recipe import default_augment
+from reverie.dream.rehearsal import sees_statistics, try_term
 from reverie.dream.running import memory_of, remember, running_statistics_term, with_fresh_memory
+from reverie.dream.targets import balanced_targets
 from reverie.dream.terms import Term, class_term, total_variation_term
 
-__all__ = ["ConditionalGenerator", "generate"]
+__all__ = ["ConditionalGenerator", "generate", "load_generator"]
 
-CODE = 64
-WIDTH = 64
 # Against 64 noise values of variance 1: the class has to be heard.
 CLASS_SCALE = 8.0
 LEARNING_RATE = 0.005
 # How far the shared generator follows the copy that a batch has adapted.
 FOLLOW = 0.5
-
-
-class ConditionalGenerator(nn.Module):
-    """Codes and classes -> images in [0, 1]: a linear map to a quarter of the size, twice doubled by convolutions.
-
-    Shapes: codes (n, 64 + k), the class as a one-hot tail -> (n, c, h, w).
-
-    Example:
-        >>> ConditionalGenerator(classes=3, image_shape=(1, 10, 12))(torch.zeros(2, 67)).shape
-        torch.Size([2, 1, 10, 12])
-    """
-
-    def __init__(self, *, classes: int, image_shape: Sequence[int], width: int = WIDTH) -> None:
-        super().__init__()
-        channels, self.height, self.width = image_shape
-        self.start = (width, math.ceil(self.height / 4), math.ceil(self.width / 4))
-        self.map = nn.Linear(CODE + classes, math.prod(self.start))
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width // 2, 3, padding=1)
-        self.norms = nn.ModuleList([nn.GroupNorm(8, width), nn.GroupNorm(8, width), nn.GroupNorm(8, width // 2)])
-        self.last = nn.Conv2d(width // 2, channels, 3, padding=1)
-
-    def forward(self, codes: Tensor) -> Tensor:
-        """Images of codes."""
-        x = self.norms[0](self.map(codes).view(-1, *self.start))
-        x = F.leaky_relu(self.norms[1](self.first(F.interpolate(x, scale_factor=2.0))), 0.2)
-        x = F.leaky_relu(self.norms[2](self.second(F.interpolate(x, scale_factor=2.0))), 0.2)
-        return torch.sigmoid(2 * self.last(x))[..., : self.height, : self.width]
 
 
 @dataclass(frozen=True)
@@ -85,6 +61,7 @@ class _Plan:
     steps: int
     seed: int
     term: Term
+    statistics: StatisticsSource
     precision: torch.dtype
 
     @property
@@ -102,6 +79,7 @@ class _Plan:
             "steps": self.steps,
             "seed": self.seed,
             "term": self.term.describe(),
+            "statistics": self.statistics.describe(),
             "precision": str(self.precision).removeprefix("torch."),
         }
 
@@ -117,6 +95,7 @@ def generate(
     batch_size: int = 128,
     seed: int = 0,
     term: Term | None = None,
+    statistics: StatisticsSource | None = None,
     path: Path | str | None = None,
     on_event: Listener = silent,
 ) -> Bank:
@@ -134,7 +113,8 @@ def generate(
         batch_size: Images made together, >= 1.
         seed: Same seed, same bytes, on one machine with one number of threads.
         term: What images should satisfy; None is class + 5 running statistics + total variation, without statistics
-            where the network has no batch normalization.
+            where there are none.
+        statistics: Which moments the images should have; None as in `dream`.
         path: Folder to keep the bank in, one shard per batch; a killed run goes on there. Batches depend on each other,
             so one process works on it. None keeps it in memory.
         on_event: Told of every step.
@@ -158,13 +138,45 @@ def generate(
         asked = balanced_targets(count, classes, seed=seed) if targets is None else torch.as_tensor(targets)
         if asked.shape != (count,) or not bool(((asked >= 0) & (asked < classes)).all()):
             raise RangeError(f"targets must name a class in 0..{classes - 1} for each of {count} images")
-        term = with_fresh_memory(term if term is not None else _default_term(network))
-        plan = _Plan(shape, asked.long(), batch_size, warm_up, steps, seed, term, choose_precision(network))
+        source = statistics or choose_statistics(network, image_shape=shape)
+        if term is None:
+            term = _default_term(sees_statistics(network, shape, source))
+        try_term(network, with_fresh_memory(term), shape, asked, statistics=source, taps=None)
+        term = with_fresh_memory(term)
+        plan = _Plan(shape, asked.long(), batch_size, warm_up, steps, seed, term, source, choose_precision(network))
         maker = _fresh_generator(classes, shape, seed)
         if path is None:
             shards = [_batch(network, maker, plan, classes, index, on_event) for index in range(plan.batches)]
             return Bank.from_shards(shards, plan.config())
         return _on_disk(network, maker, plan, classes, Path(path), on_event)
+
+
+def load_generator(folder: Path | str) -> ConditionalGenerator:
+    """The generator that a bank's folder ends with, in evaluation mode.
+
+    Args:
+        folder: What `generate` wrote.
+
+    Raises:
+        ReferenceNotFound: It is no bank, or one that no generator made.
+        CorruptFile: The generator is damaged.
+    """
+    folder = Path(folder)
+    config = read_manifest(folder)["config"]
+    kept = sorted(folder.glob(_kept_name(0).replace("00000", "*")))
+    if not kept:
+        raise ReferenceNotFound(f"{folder} holds no generator. Make one with generate(..., path=...).")
+    try:
+        tensors = load(kept[-1].read_bytes())
+        classes = tensors["maker.map.weight"].shape[1] - CODE
+        with preserved_rng():
+            maker = ConditionalGenerator(classes=classes, image_shape=config["image_shape"])
+        maker.load_state_dict(
+            {name.removeprefix("maker."): one for name, one in tensors.items() if name.startswith("maker.")}
+        )
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise CorruptFile(f"{kept[-1]} is no generator ({str(error).splitlines()[0]}). Delete the folder.") from error
+    return maker.eval()
 
 
 def _on_disk(
@@ -208,6 +220,7 @@ def _batch(network: ImageNetwork, maker: nn.Module, plan: _Plan, classes: int, i
         seed=derive_seed(plan.seed, "generate", "batch", index),
         learning_rate=LEARNING_RATE,
         precision=plan.precision,
+        statistics=plan.statistics,
         on_event=lambda event: on_event(Event("generating", before + event.step, total)),
     )
     _follow(maker, adapted.cpu(), share=FOLLOW if index else 1.0)
@@ -243,10 +256,9 @@ def _fresh_generator(classes: int, shape: tuple[int, ...], seed: int) -> Conditi
     return ConditionalGenerator(classes=classes, image_shape=shape)
 
 
-def _default_term(network: nn.Module) -> Term:
-    stores = any(isinstance(getattr(module, "running_mean", None), Tensor) for module in network.modules())
+def _default_term(with_statistics: bool) -> Term:
     base = class_term() + total_variation_term()
-    return base + 5.0 * running_statistics_term() if stores else base
+    return base + 5.0 * running_statistics_term() if with_statistics else base
 
 
 def _classes(network: ImageNetwork, shape: tuple[int, ...]) -> int:

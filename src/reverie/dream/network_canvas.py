@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from reverie.core.errors import ShapeError
 from reverie.core.events import Listener, silent
-from reverie.core.rng import preserved_rng
+from reverie.core.rng import derive_seed, preserved_rng
+from reverie.dream.conditional import CODE, ConditionalGenerator
 from reverie.dream.heads import embedding
 from reverie.dream.loop import optimize
 
-__all__ = ["CodesCanvas", "NetworkCanvas", "recover_codes"]
+__all__ = ["CodesCanvas", "NetworkCanvas", "deep_image_prior", "recover_codes"]
 
 
 class NetworkCanvas:
@@ -28,7 +29,6 @@ class NetworkCanvas:
         optimize_codes: Whether the codes are optimized as well.
 
     Example:
-        >>> import torch
         >>> network = nn.Sequential(nn.Linear(2, 4), nn.Sigmoid(), nn.Unflatten(1, (1, 2, 2)))
         >>> NetworkCanvas(network, torch.zeros(3, 2)).images().shape
         torch.Size([3, 1, 2, 2])
@@ -78,6 +78,40 @@ class CodesCanvas:
 
     def settle(self) -> None:
         """Nothing to do: every code is allowed."""
+
+
+def deep_image_prior(
+    seeds: Sequence[int], image_shape: Sequence[int], *, device: torch.device | None = None
+) -> NetworkCanvas:
+    """Images as what an untrained convolutional network makes of random codes: smooth shapes are easier than noise.
+
+    The images of a batch share the network; its weights and the codes are optimized.
+
+    Args:
+        seeds: One for each image: its code. The first also decides the network's first weights.
+        image_shape: (c, h, w).
+        device: Where all of it lives.
+
+    Raises:
+        ShapeError: Images that are not (c, h, w).
+
+    Example:
+        >>> deep_image_prior([0, 1], (3, 9, 10)).images().shape
+        torch.Size([2, 3, 9, 10])
+
+    Fails when: images of a batch should have nothing in common. Reference: Ulyanov et al., 2018, arXiv:1711.10925.
+    Differs: one network for a batch, of codes without positions.
+    """
+    if len(image_shape) != 3:
+        raise ShapeError(
+            f"the deep image prior draws images (c, h, w), asked for {tuple(image_shape)}. "
+            "Optimize pixels or a spectrum."
+        )
+    with preserved_rng():
+        torch.manual_seed(derive_seed(seeds[0], "deep image prior") % 2**63)
+        maker = ConditionalGenerator(classes=0, image_shape=image_shape)
+    codes = [torch.randn(CODE, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return NetworkCanvas(maker.to(device), torch.stack(codes).to(device), optimize_codes=True)
 
 
 def recover_codes(

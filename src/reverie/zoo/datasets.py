@@ -61,6 +61,8 @@ def folder_source(path: str | Path, *, image_shape: Sequence[int], class_names: 
     """
     path = Path(path)
     shape = tuple(image_shape)
+    if len(shape) != 3:
+        raise ShapeError(f"{path} would hold pictures (channels, height, width), the network takes {shape}")
     if path.is_dir():
         return _from_folders(path, shape, tuple(class_names))
     if not path.exists():

@@ -106,8 +106,11 @@ def check_network(network: ImageNetwork, *, asked: str) -> None:
         ShapeError: The network refuses images of its shape, or has another number of logits than class names.
     """
     shape = tuple(network.image_shape)
-    if len(shape) != 3 or min(shape) < 1:
-        raise ShapeError(f"{asked}: image_shape is {shape}; it must be (channels, height, width), each at least 1")
+    if not 2 <= len(shape) <= 4 or min(shape) < 1:
+        raise ShapeError(
+            f"{asked}: image_shape is {shape}; it must be (channels, height, width), each at least 1, or have one "
+            "side or three in place of the last two"
+        )
     try:
         with frozen(network), torch.no_grad():
             output = network(torch.zeros(2, *shape))
@@ -115,7 +118,7 @@ def check_network(network: ImageNetwork, *, asked: str) -> None:
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ShapeError(
-            f"{asked} cannot take two images of shape {shape} (channels, height, width): {reason[:200]}. "
+            f"{asked} cannot take two images of shape {shape}, channels first: {reason[:200]}. "
             "Give the image_shape that it was trained for."
         ) from error
     names = network.class_names

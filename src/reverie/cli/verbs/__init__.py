@@ -3,7 +3,10 @@
 from collections.abc import Callable, Mapping
 
 from reverie.cli.answer import Answer
-from reverie.cli.verbs.bank import adapt, capture, dataset, export, fill, generate, picture, verify
+from reverie.cli.verbs.bank import adapt, dataset, fill, generate
+from reverie.cli.verbs.bank_measure import measure
+from reverie.cli.verbs.bank_recover import recover
+from reverie.cli.verbs.bank_upkeep import capture, export, picture, verify
 from reverie.cli.verbs.bench import bench
 from reverie.cli.verbs.compress import compress, demo
 from reverie.cli.verbs.distill import distill
@@ -35,7 +38,7 @@ ALL: tuple[Callable[..., Answer], ...] = (
 GROUPS: Mapping[str, tuple[str, tuple[Callable[..., Answer], ...]]] = {
     "bank": (
         "Banks of dreams: fill them by every route, check them, look at them, hand them on.",
-        (fill, generate, adapt, dataset, invert, verify, picture, export, capture),
+        (fill, generate, adapt, dataset, invert, recover, verify, measure, picture, export, capture),
     ),
     "latency": ("Latency of layers and networks, measured in the runtimes of this machine.", (build, show, compare)),
 }

@@ -1,18 +1,23 @@
-"""`reverie bank`: fill banks by every route, check them, look at them, hand them to other programs."""
+"""`reverie bank`: fill banks by every route. What is done with finished ones is in `bank_upkeep`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
-from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+from reverie.cli.dreaming import ANYTHING, USUAL, Asked, Craft, dream_arguments, loaded_shape
+from reverie.cli.dreamt import agreement, agreement_text, how
+from reverie.cli.loading import AS_STATED, Loading, load_network
+from reverie.cli.verbs.bank_upkeep import exported
+from reverie.core.errors import RangeError
 
 if TYPE_CHECKING:
+    from reverie.core.source import Source
     from reverie.dream import Bank
 
-__all__ = ["adapt", "capture", "dataset", "export", "fill", "generate", "picture", "verify"]
-
-PER_ROW = 10
+__all__ = ["adapt", "dataset", "fill", "generate"]
 
 
 def fill(
@@ -21,9 +26,10 @@ def fill(
     *,
     out: Path,
     n: int = 256,
-    steps: int | None = None,
+    size: int | None = None,
+    asked: Asked = ANYTHING,
+    craft: Craft = USUAL,
     batch: int | None = None,
-    statistics: Path | None = None,
     seed: int = 0,
     loading: Loading = AS_STATED,
     manner: Manner = PLAIN,
@@ -33,23 +39,23 @@ def fill(
     Args:
         model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
         out: The bank's folder; new, empty, or of the same command.
-        n: How many dreams.
-        steps: Optimization steps per batch; the recipe's own where this is not given.
-        batch: Dreams that are optimized together; as many as memory takes where this is not given.
-        statistics: A file of moments from `reverie bank capture`; what the network stores where this is not given.
+        n: How many dreams, at least 1.
+        size: Sides of the images in pixels; the network's own where this is not given.
+        asked: What is asked of the images.
+        craft: How they are optimized.
+        batch: Dreams that are optimized together, at least 1; up to 128, fewer the larger they are, where not given.
         seed: Same seed, same bytes.
         loading: How the model is read.
         manner: How the answer is given.
     """
     del manner
-    from reverie.dream import Statistics, dream
+    from reverie.dream import dream
 
-    moments = None if statistics is None else Statistics.load(statistics)
-    network = load_network(model, loading)
+    _at_least_one(n=n, batch=batch)
+    network = load_network(model, loading, any_axes=True)
+    arguments = dream_arguments(network, loaded_shape(network, size), n, asked, craft)
     with progress() as on_event:
-        bank = dream(
-            network, count=n, steps=steps, batch_size=batch, statistics=moments, seed=seed, path=out, on_event=on_event
-        )
+        bank = dream(network, **arguments, batch_size=batch, seed=seed, path=out, on_event=on_event)
     return _told(bank, out)
 
 
@@ -70,9 +76,9 @@ def generate(
     Args:
         model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
         out: The bank's folder; new, empty, or of the same command.
-        n: How many dreams.
-        warm_up: Steps on the first batch.
-        steps: Steps on every later batch.
+        n: How many dreams, at least 1.
+        warm_up: Steps on the first batch, at least 1: they teach the generator to draw at all.
+        steps: Steps on every later batch, at least 1.
         seed: Same seed, same bytes.
         loading: How the model is read.
         manner: How the answer is given.
@@ -80,7 +86,8 @@ def generate(
     del manner
     from reverie.dream import generate as generated
 
-    network = load_network(model, loading)
+    _at_least_one(n=n, warm_up=warm_up, steps=steps)
+    network = load_network(model, loading, any_axes=True)
     with progress() as on_event:
         bank = generated(network, count=n, warm_up=warm_up, steps=steps, seed=seed, path=out, on_event=on_event)
     return _told(bank, out)
@@ -96,7 +103,8 @@ def adapt(
     rounds: int = 3,
     teach_steps: int = 300,
     weight: float = 1.0,
-    masked: bool = False,
+    masked: Annotated[bool, Parameter(negative=())] = False,
+    hard: float | None = None,
     steps: int | None = None,
     seed: int = 0,
     loading: Loading = AS_STATED,
@@ -108,12 +116,14 @@ def adapt(
         model: The teacher: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
         student: The network that is taught, of the same images and classes.
         out: Folder for banks and students; goes on after a kill.
-        n: Dreams of each round.
-        rounds: Rounds, the plain one included.
-        teach_steps: Training steps of the student in each round.
-        weight: Of disagreement; 0 makes every round plain.
+        n: Dreams of each round, at least 1.
+        rounds: Rounds, at least 1, the plain first one included.
+        teach_steps: Training steps of the student in each round, at least 1.
+        weight: Weight of the student's disagreement, at least 0; 0 makes every round plain.
         masked: Count only dreams on which the student still agrees, instead of the Jensen-Shannon divergence.
-        steps: Optimization steps per batch; the recipe's own where this is not given.
+        hard: Replay the pool with every class alike, this share of it, in [0, 1], the images hardest for the student;
+            each image once a pass where this is not given.
+        steps: Optimization steps per dream, at least 1; 250 where this is not given.
         seed: Same seed, same bytes.
         loading: How the teacher is read.
         manner: How the answer is given.
@@ -122,19 +132,24 @@ def adapt(
     from reverie.distill import distill
     from reverie.dream import adaptive_dreams, disagreement_term, masked_disagreement_term
 
-    teacher, learner = load_network(model, loading), load_network(student)
+    _at_least_one(n=n, rounds=rounds, teach_steps=teach_steps, steps=steps)
+    if not weight >= 0 or not 0 <= (hard or 0.0) <= 1:
+        raise RangeError(f"--weight is at least 0 and --hard a share in [0, 1]; got {weight:g} and {hard}")
+    teacher, learner = load_network(model, loading, any_axes=True), load_network(student)
     with progress() as on_event:
 
         def teach(one: Any, pool: Any, number: int) -> Any:  # noqa: ANN401  torch may not be imported for annotations
             kept = out / f"teaching-{number}.safetensors"
+            source = pool if hard is None else _replayed(one, pool, hard=hard, seed=seed + number)
             return distill(
-                teacher, one, pool, steps=teach_steps, seed=seed + number, checkpoint=kept, on_event=on_event
+                teacher, one, source, steps=teach_steps, seed=seed + number, checkpoint=kept, on_event=on_event
             ).student
 
         found = adaptive_dreams(
             teacher,
             learner,
             teach=teach,
+            lessons={"teach_steps": teach_steps, "hard": hard},
             counts=[n] * rounds,
             disagree=masked_disagreement_term if masked else disagreement_term,
             weight=weight,
@@ -152,7 +167,25 @@ def adapt(
         for number, one in enumerate(found.rounds)
         if one.student_agrees is not None
     ]
-    return Answer({"folder": str(out), "count": len(found.pool), "rounds": told}, tuple(lines))
+    made = how(found.pool.config["joined"][0])
+    lines.append(f"statistics to match: {made['statistics']}")
+    return Answer({"folder": str(out), "count": len(found.pool), "rounds": told, "how": made}, tuple(lines))
+
+
+def _replayed(student: Any, pool: "Source", *, hard: float, seed: int) -> "Source":  # noqa: ANN401  as above
+    """As many images as the pool has, every class alike, the hardest for the student first among each."""
+    import torch.nn.functional as F
+
+    from reverie.core.source import Source
+    from reverie.dream import replay
+    from reverie.metrics import predict
+
+    labels = pool.labels
+    if labels is None:
+        return pool
+    difficulty = F.cross_entropy(predict(student, pool), labels, reduction="none")
+    places = replay(labels, difficulty, count=len(pool), seed=seed, hard=hard)
+    return Source(pool.name, pool.images[places], labels[places])
 
 
 def dataset(
@@ -173,9 +206,9 @@ def dataset(
     Args:
         model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
         out: Folder: OUT/made holds the banks, OUT/data the export.
-        per_class: Images of each class.
-        views: Labeled random views of each image.
-        steps: Optimization steps per batch.
+        per_class: Images of each class, at least 1.
+        views: Labeled random views of each image, at least 1: as many passes can be taught without the teacher.
+        steps: Optimization steps per image, at least 1.
         layout: PNG files in one folder per class, or tar files as webdataset reads them.
         seed: Same seed, same bytes.
         loading: How the model is read.
@@ -184,115 +217,35 @@ def dataset(
     del manner
     from reverie.dream import distill_dataset
 
-    network = load_network(model, loading)
+    _at_least_one(per_class=per_class, views=views, steps=steps)
+    network = load_network(model, loading, any_axes=True)
     with progress() as on_event:
         bank, labels = distill_dataset(
             network, per_class=per_class, views=views, steps=steps, seed=seed, path=out / "made", on_event=on_event
         )
-    written = _export(bank, out / "data", layout, network.class_names, labels)
-    told = {"folder": str(out), "count": len(bank), "views": len(labels.boxes), "written": written}
-    return Answer(told, (f"{len(bank)} images, {len(labels.boxes)} labeled views of each, in {out / 'data'}",))
+    written = exported(bank, out / "data", layout, network.class_names, labels)
+    made = how(bank.config["joined"][0])
+    told = {"folder": str(out), "count": len(bank), "views": len(labels.boxes), "written": written, "how": made}
+    lines = (
+        f"{len(bank)} images, {len(labels.boxes)} labeled views of each, in {out / 'data'}",
+        f"statistics to match: {made['statistics']}",
+    )
+    return Answer(told, lines)
 
 
-def verify(bank: Path, /, *, model: str | None = None, loading: Loading = AS_STATED, manner: Manner = PLAIN) -> Answer:
-    """Check a bank: every shard against the manifest, and, with its network, every stored answer.
-
-    Args:
-        bank: The bank's folder.
-        model: The network it was dreamed of; its weights are compared, and its answers computed anew.
-        loading: How the model is read.
-        manner: How the answer is given.
-    """
-    del manner
-    from reverie.core.errors import VerificationFailed
-    from reverie.dream import Bank, teacher_sha256
-    from reverie.metrics import duplicates, predict
-
-    found = Bank.load(bank)
-    found.verify()
-    told = {"folder": str(bank), "count": len(found), "duplicates": duplicates(found.images), "answers_checked": False}
-    if model is not None:
-        network = load_network(model, loading)
-        if teacher_sha256(network) != found.teacher_sha256:
-            raise VerificationFailed(f"{bank} was dreamed of other weights than those of {model}")
-        farthest = float((predict(network, found.source()) - found.logits).abs().max())
-        told |= {"answers_checked": True, "farthest_logit": farthest}
-        if farthest > 1e-2:
-            raise VerificationFailed(f"{model} answers the dreams of {bank} otherwise than stored: by {farthest:g}")
-    checked = "shards and answers" if model is not None else "shards"
-    return Answer(told, (f"{len(found)} dreams, {checked} as they were written", f"repeats: {told['duplicates']:.1%}"))
-
-
-def picture(bank: Path, /, *, out: Path, per_row: int = PER_ROW, manner: Manner = PLAIN) -> Answer:
-    """Draw a bank by class.
-
-    Args:
-        bank: The bank's folder.
-        out: The PNG file.
-        per_row: Dreams of a class that are shown.
-        manner: How the answer is given.
-    """
-    del manner
-    from reverie.dream import Bank
-    from reverie.report.picture import dream_grid, save_png
-
-    found = Bank.load(bank)
-    save_png(dream_grid(found.images, found.labels, per_row=per_row), out)
-    return Answer({"picture": str(out), "count": len(found)}, (f"picture: {out}",))
-
-
-def export(
-    bank: Path, /, *, out: Path, layout: Literal["folder", "webdataset"] = "folder", manner: Manner = PLAIN
-) -> Answer:
-    """Hand a bank to other programs.
-
-    Args:
-        bank: The bank's folder.
-        out: A new folder.
-        layout: PNG files in one folder per class, or tar files as webdataset reads them.
-        manner: How the answer is given.
-    """
-    del manner
-    from reverie.dream import Bank
-
-    found = Bank.load(bank)
-    written = _export(found, out, layout, (), None)
-    return Answer({"folder": str(out), "count": len(found), "written": written}, (f"{len(found)} dreams in {out}",))
-
-
-def capture(model: str, /, *, images: str, out: Path, loading: Loading = AS_STATED, manner: Manner = PLAIN) -> Answer:
-    """Measure the moments of a network's layers on real images once, and keep the moments instead of the images.
-
-    Args:
-        model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
-        images: zoo:fashion-mnist, a folder with one subfolder per class, or an .npz file with images and labels.
-        out: The file of moments, for `reverie bank fill --statistics`.
-        loading: How the model is read.
-        manner: How the answer is given.
-    """
-    del manner
-    from reverie.dream import capture_statistics
-
-    network = load_network(model, loading)
-    found = capture_statistics(network, labeled_images(images, network))
-    found.save(out)
-    told = {"file": str(out), "origin": found.origin, "layers": len(found.layers)}
-    return Answer(told, (f"moments of {len(found.layers)} layers, {found.origin}: {out}",))
-
-
-def _export(bank: "Bank", out: Path, layout: str, class_names: Any, labels: Any) -> int:  # noqa: ANN401  as above
-    from reverie.dream import export_folder, export_webdataset
-
-    if layout == "folder":
-        export_folder(bank, out, class_names=class_names, labels=labels)
-        return len(bank)
-    return len(export_webdataset(bank, out, labels=labels))
+def _at_least_one(**numbers: int | None) -> None:
+    """Refuse counts below one, in the options' own words."""
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise RangeError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
 
 
 def _told(bank: "Bank", out: Path) -> Answer:
-    agreement = float(bank.agrees.float().mean())
-    told = {"folder": str(out), "count": len(bank), "teacher_agreement": agreement, "config": dict(bank.config)}
-    lines = [f"{len(bank)} dreams in {out}", f"the network sees the class asked for in {agreement:.1%}"]
-    if "statistics" in bank.config:
-        lines.append(f"statistics: {bank.config['statistics']}")
-    return Answer(told, tuple(lines))
+    found = agreement(bank)
+    told = {"folder": str(out), "count": len(bank), "teacher_agreement": found, "config": dict(bank.config)}
+    lines = (
+        f"{len(bank)} dreams in {out}",
+        agreement_text(bank.config, found),
+        f"statistics to match: {bank.config['statistics']}",
+    )
+    return Answer(told, lines)

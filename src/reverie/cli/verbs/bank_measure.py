@@ -1,0 +1,127 @@
+"""`reverie bank measure`: how good a bank's dreams are, by every figure that what is at hand allows."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from reverie.cli.answer import PLAIN, Answer, Manner
+from reverie.cli.dreamt import agreement, agreement_text, how
+from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+from reverie.core.errors import RangeError
+
+if TYPE_CHECKING:
+    from reverie.core.network import ImageNetwork
+    from reverie.core.source import Source
+
+__all__ = ["measure"]
+
+Words = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)]
+
+
+def measure(
+    bank: Path,
+    /,
+    *,
+    model: str | None = None,
+    judge: str | None = None,
+    real: str | None = None,
+    layers: Words = (),
+    seed: int = 0,
+    loading: Loading = AS_STATED,
+    manner: Manner = PLAIN,
+) -> Answer:
+    """Measure the dreams of a bank; docs/benchmarks/dream.md defines every figure.
+
+    Alone: agreement and repeats. With --model: the fit of the stored moments; with real images as well what batch norm
+    counted anew on the dreams keeps of the accuracy, noise beside it. With --judge: what it sees, and the score in it;
+    with real images as well distances and coverage in its features, and with --layers the variety within classes.
+
+    Args:
+        bank: The bank's folder.
+        model: The network it was dreamed of.
+        judge: An independently trained network of the same images and classes.
+        real: Real images with labels: zoo:fashion-mnist, a folder with one subfolder per class, or an .npz file.
+        layers: Layers of the judge in which variety is measured, such as body.layer1 body.layer2 body.layer3.
+        seed: Of the noise, and of the mix of dreams whose moments are taken.
+        loading: How the model is read.
+        manner: How the answer is given.
+    """
+    del manner
+    from reverie.dream import Bank
+    from reverie.metrics import duplicates
+
+    if layers and (judge is None or real is None):
+        raise RangeError("--layers are the judge's, and compare with real images: give --judge and --real as well")
+    found = Bank.load(bank)
+    agreed = agreement(found)
+    figures: dict[str, float | None] = {
+        "teacher_agreement_share": agreed["value"],
+        "duplicates_share": duplicates(found.images),
+    }
+    source = found.source()
+    if model is not None:
+        network = load_network(model, loading, any_axes=True)
+        figures |= _of_the_network(network, source, None if real is None else labeled_images(real, network), seed)
+    if judge is not None:
+        judging = load_network(judge, Loading(image_shape=tuple(found.images.shape[1:])))
+        figures |= _of_the_judge(judging, source, None if real is None else labeled_images(real, judging), layers)
+    lines = [agreement_text(found.config, agreed)]
+    lines += [f"{name.replace('_', ' ')}: {value:.4g}" for name, value in figures.items() if value is not None]
+    told = {"folder": str(bank), "count": len(found), "how": how(found.config), "figures": figures}
+    return Answer(told, tuple(lines))
+
+
+def _of_the_network(
+    network: "ImageNetwork", source: "Source", real: "Source | None", seed: int
+) -> dict[str, float | None]:
+    """What the network's batch normalization says of the dreams."""
+    from reverie.core.source import noise_source
+    from reverie.distill import reestimate_batch_norm
+    from reverie.dream.layer_statistics import stored_layers
+    from reverie.metrics import evaluate, moment_fit
+
+    if not stored_layers(network):
+        return {}
+    fit = moment_fit(network, source, seed=seed)
+    figures: dict[str, float | None] = {
+        "moment_error_deviations": fit.mean_error,
+        "moment_log_variance_error": fit.log_variance_error,
+    }
+    if real is not None:
+        noise = noise_source(count=len(source), image_shape=network.image_shape, seed=seed)
+        before = evaluate(network, real).accuracy.value
+        for name, images in (("dreams", source), ("noise", noise)):
+            again = evaluate(reestimate_batch_norm(network, images), real).accuracy.value
+            figures[f"accuracy_kept_on_{name}_share"] = again / before if before else None
+    return figures
+
+
+def _of_the_judge(
+    judge: "ImageNetwork", source: "Source", real: "Source | None", layers: tuple[str, ...]
+) -> dict[str, float | None]:
+    """What an independent network says of the dreams."""
+    from reverie.metrics import (
+        accuracy,
+        coverage,
+        features,
+        frechet_distance,
+        inception_score,
+        kernel_distance,
+        predict,
+        relative_diversity,
+    )
+
+    logits = predict(judge, source)
+    figures: dict[str, float | None] = {"judge_score": inception_score(logits)}
+    if source.labels is not None:
+        figures["judge_agreement_share"] = accuracy(logits, source.labels).value
+    if real is None:
+        return figures
+    ours, theirs = features(judge, source), features(judge, real)
+    figures["kernel_distance"] = kernel_distance(ours, theirs)
+    figures["frechet_distance"] = frechet_distance(ours, theirs)
+    figures["coverage_share"] = coverage(ours, theirs)
+    if layers:
+        figures["relative_diversity"] = relative_diversity(judge, source, real, layers)
+    return figures
