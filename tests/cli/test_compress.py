@@ -10,6 +10,8 @@ from torch import nn
 
 from reverie.cli.main import main
 from reverie.compress import Attempted, Compressed, Decision, Measured, Plan, Row
+from reverie.compress.sites import Problem
+from reverie.compress.study import Study
 from reverie.core.edit import Record
 from reverie.core.events import Event
 from reverie.core.network import ImageNetwork
@@ -31,6 +33,7 @@ def _compressed(network: ImageNetwork, folder: Path, **options: Any) -> Compress
         attempts=(Attempted(0.5, 0.5),),
         source=Source("dreams", torch.zeros(6, 1, 28, 28, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1, 1])),
         onnx=b"",
+        study=Study(Problem((), (), {}, {}), {}, {}, {}),
         notes=(HOSTILE,),
         seconds={"dreaming": 1.0},
     )

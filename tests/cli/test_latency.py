@@ -1,8 +1,17 @@
 import json
 
 import pytest
+import torch
 
 from reverie.cli.main import main
+from reverie.cli.verbs.compress import Limits
+from reverie.cli.verbs.latency import solve
+from reverie.compress.latencies import layer_shape, macs_at
+from reverie.compress.sites import build_problem, find_sites
+from reverie.compress.study import study_of
+from reverie.core.errors import RangeError, ReferenceNotFound
+from reverie.graph import probe
+from reverie.zoo.load import load
 
 MODEL = "zoo:fashion-resnet20"
 
@@ -56,3 +65,45 @@ def test_a_request_that_cannot_be_met_is_one_sentence(words, said, capsys):
     assert out == ""
     (line,) = err.splitlines()
     assert said in line
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    network = load(MODEL)
+    structure = probe(network.body, torch.zeros(2, *network.image_shape))
+    sites = find_sites(structure, step=16)
+    scores = {group.name: torch.arange(group.units).float() for group in structure.free}
+    losses = {(site, width): 1 / (width + 1) for site, widths in sites.widths.items() for width in widths[1:]}
+    path = tmp_path_factory.mktemp("study") / "study.json"
+    study_of(sites, losses, {"macs": macs_at}, scores).save(path)
+    return path
+
+
+def test_a_plan_for_another_budget_comes_from_a_file(study, tmp_path):
+    found = solve(study, limits=Limits(macs="60%"), out=tmp_path / "plan.json").value
+    assert found["shares"]["macs"] <= 0.6
+    assert json.loads((tmp_path / "plan.json").read_text())["plan"] == found["plan"]
+    assert found["loss"] <= solve(study, limits=Limits(macs="40%")).value["loss"]
+
+
+def test_a_plan_for_another_device_comes_from_two_files(study, tmp_path):
+    # Two devices: on one a layer takes what it multiplies, on the other what it puts out.
+    path, tables = tmp_path / "latency.json", {}
+    network = load(MODEL)
+    sites = find_sites(probe(network.body, torch.zeros(2, *network.image_shape)), step=16)
+    for name, cost in {"many": lambda one: one.macs / 1e6, "wide": lambda one: float(one.out_channels)}.items():
+        shapes = []
+        build_problem(sites, {}, {"latency": lambda *at, into=shapes: into.append(layer_shape(*at)) or 0.0})
+        layers = {one.key: {"ratio": cost(one), "error": 0.0, "measured": True} for one in shapes}
+        tables[name] = {"yardstick_ms": 1.0, "layers": layers}
+    path.write_text(json.dumps({"format": 1, "tables": tables}))
+    half = Limits(latency="50%")
+    many, wide = (solve(study, limits=half, table=path, environment=name).value for name in ("many", "wide"))
+    assert many["widths"] != wide["widths"]
+    assert max(many["shares"]["latency"], wide["shares"]["latency"]) <= 0.5
+    with pytest.raises(RangeError, match="has 2 environments"):
+        solve(study, limits=half, table=path)
+    with pytest.raises(RangeError, match="give a share"):
+        solve(study, limits=Limits(latency="4ms"))
+    with pytest.raises(ReferenceNotFound, match="no cost is called 'latency'"):
+        solve(study, limits=half)

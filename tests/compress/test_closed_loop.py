@@ -1,5 +1,7 @@
 """The loop ends within the measured budget, whatever the table got wrong."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,7 +40,7 @@ def test_measured_cost_is_within_the_budget_however_wrong_the_table(costs, error
     chosen, history = meet_budget(solver_over(costs), measure, budget=budget, first_limit=budget, attempts=30)
     assert chosen.measured <= budget
     assert chosen in history
-    assert chosen.predicted == max(turn.predicted for turn in history if turn.measured <= budget)
+    assert chosen.measured == max(turn.measured for turn in history if turn.measured <= budget)
 
 
 def test_a_table_that_is_too_low_is_corrected_upward_and_one_that_is_too_high_downward():
@@ -57,6 +59,19 @@ def test_no_plan_is_measured_twice():
 
     meet_budget(solver_over([0.1, 0.3, 0.5, 0.9]), measure, budget=0.6, first_limit=0.6)
     assert len(measured) == len(set(measured))
+
+
+def test_plans_that_measure_otherwise_than_their_neighbors_do_not_end_the_search():
+    # Predictions are dense, and every plan measures up to 2 % off, each in its own way, as networks do.
+    costs = [0.2 + index / 1000 for index in range(800)]
+    for budget in (0.3, 0.45, 0.6, 0.75, 0.9):
+        for phase in range(12):
+
+            def measure(cost: float, phase: int = phase) -> float:
+                return cost * (1.06 + 0.02 * math.sin(700 * cost + phase)) + 0.01
+
+            chosen, _ = meet_budget(solver_over(costs), measure, budget=budget, first_limit=budget, tolerance=0.02)
+            assert 0.98 * budget <= chosen.measured <= budget
 
 
 def test_infeasible_says_the_lowest_measured_cost():

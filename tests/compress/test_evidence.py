@@ -7,7 +7,7 @@ from torch import nn
 from reverie.compress.evidence import loss_change, reference_logits, taylor_scores
 from reverie.core.network import ImageNetwork
 from reverie.core.source import Source, noise_source
-from reverie.graph import masked, probe
+from reverie.graph import cut, masked, probe
 from reverie.metrics.evaluate import predict
 
 
@@ -57,6 +57,33 @@ def test_a_unit_that_nothing_reads_scores_zero_and_is_the_first_to_go():
     scores = taylor_scores(network, structure, source())["0"]
     assert scores[2] == 0
     assert scores.argmin() == 2
+
+
+class Attention(nn.Module):
+    """Two tokens per image: queries and keys are read by computed values only, and are linear in the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.reshape(len(x), 2, 4)
+        return (self.query(tokens) @ self.key(tokens).transpose(1, 2) @ self.value(tokens)).mean(1)
+
+
+def test_queries_and_keys_are_scored_by_the_layer_that_makes_them():
+    torch.manual_seed(0)
+    network = ImageNetwork(Attention(), image_shape=(1, 2, 4)).eval()
+    structure = probe(network.body, torch.zeros(2, 1, 2, 4))
+    images = noise_source(count=32, image_shape=(1, 2, 4), seed=1)
+    group = next(one for one in structure.free if "query" in one.producers)
+    found = taylor_scores(network, structure, images, probes=500, batch_size=4)[group.name]
+    logits, exact = predict(network, images), []
+    for unit in range(3):
+        small, _ = cut(network.body, structure, {group.name: [one for one in range(3) if one != unit]})
+        moved = logits - predict(network.with_body(small), images)
+        exact.append((moved - moved.mean(1, keepdim=True)).square().sum(1).mean())
+    torch.testing.assert_close(found, torch.stack(exact), rtol=0.08, atol=0.0)
 
 
 def test_loss_change_is_the_mean_divergence_with_its_standard_error():

@@ -12,9 +12,12 @@ from reverie.compress.importance import (
     magnitude_scores,
     oracle_changes,
     second_order_scores,
+    tangent_changes,
     weight_scores,
 )
 from reverie.compress.importance.gradients import linked_sums
+from reverie.compress.importance.image_gates import ImageGates
+from reverie.compress.importance.partial import PartialRuns
 from reverie.core.errors import RangeError, ShapeError
 from reverie.core.network import ImageNetwork
 from reverie.core.source import Source
@@ -211,3 +214,78 @@ def test_queries_and_keys_have_gates_too():
     each = F.cross_entropy(small(x), source.labels) - F.cross_entropy(network.body(x), source.labels)
     assert float(found[group.name].value[1]) == pytest.approx(float(each.detach()), abs=1e-5)
     assert (gate_scores(network, structure, source)[group.name].value > 0).all()
+    # Gates of each image say the same where the layer that makes the units is gated.
+    alone = gate_scores(network, structure, source, batch_size=1, targets=source.labels)[group.name].value
+    one_by_one = [
+        gate_scores(network, structure, Source("one", source.images[at : at + 1]), targets=source.labels[at : at + 1])
+        for at in range(16)
+    ]
+    each = torch.stack([one[group.name].value for one in one_by_one])
+    assert torch.allclose(alone, each.mean(0), rtol=1e-4, atol=1e-12)
+
+
+def test_gates_of_each_image_are_those_of_all_image_by_image(tiny):
+    network, structure, source = tiny
+    together, alone, x = Gates(network.body, structure), ImageGates(network.body, structure), inputs(network, source)
+    assert alone.possible
+    drawn = {name: torch.rand(one.shape) for name, one in alone.ones(len(x)).items()}
+    expected = [together(x[at : at + 1], {name: one[at] for name, one in drawn.items()}) for at in range(len(x))]
+    assert torch.allclose(alone(x, drawn), torch.cat(expected), atol=1e-5)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in alone.body.modules())
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+def test_the_tangent_is_the_oracle_where_logits_are_linear_in_a_unit(labeled):
+    network = linear()
+    structure = probe(network.body, torch.ones(1, 1, 1, 1))
+    source = Source("some", torch.tensor([40, 255, 128, 7], dtype=torch.uint8).view(4, 1, 1, 1))
+    asked = torch.tensor([0, 1, 1, 0]) if labeled else None
+    (name,) = [group.name for group in structure.free]
+    for square_over in (None, 1, 2):
+        exact = oracle_changes(network, structure, source, targets=asked, square_over=square_over)[name]
+        found = tangent_changes(network, structure, source, targets=asked, square_over=square_over)[name]
+        assert torch.allclose(found.value, exact.value, atol=1e-7)
+        assert torch.allclose(found.standard_error, exact.standard_error, atol=1e-7)
+    # By hand, the first of two equally sure answers to x = 1: without unit 0 the logits are (0, 1).
+    one = Source("one", source.images[1:2])
+    wanted = float(F.cross_entropy(torch.tensor([[0.0, 1.0]]), torch.tensor([0]))) - 0.6931472
+    assert float(tangent_changes(network, structure, one, targets=torch.tensor([0]))[name].value[0]) == pytest.approx(
+        wanted, abs=1e-6
+    )
+
+
+def test_the_tangent_is_near_the_oracle_and_batches_decide_nothing(tiny):
+    network, structure, source = tiny
+    exact = torch.cat([one.value for one in oracle_changes(network, structure, source).values()])
+    found = torch.cat([one.value for one in tangent_changes(network, structure, source).values()])
+    small = torch.cat([one.value for one in tangent_changes(network, structure, source, batch_size=3).values()])
+    assert torch.allclose(found, small, rtol=1e-4)
+    assert (
+        float(torch.corrcoef(torch.stack([exact.argsort().argsort(), found.argsort().argsort()]).float())[0, 1]) > 0.9
+    )
+    with pytest.raises(RangeError, match="square_over"):
+        tangent_changes(network, structure, source, square_over=10_000)
+
+
+def test_the_oracle_runs_networks_whole_that_write_over_their_results():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.ReLU(inplace=True), nn.Linear(6, 4)).eval()
+    plain = nn.Sequential(body[0], body[1], nn.ReLU(), body[3]).eval()
+    x = torch.randn(3, 8)
+    with torch.no_grad():
+        inplace, runs = PartialRuns(body), PartialRuns(plain)
+        inplace.whole(x)
+        results = runs.whole(x)
+        before = plain[3].weight[:, 0].clone()
+        plain[3].weight[:, 0] = 0
+        assert torch.equal(runs.changed(results, {"3"}), plain(x))
+        assert torch.equal(runs.changed(results, set()), results["_3"])
+        plain[3].weight[:, 0] = before
+    assert runs.possible
+    assert not inplace.possible
+    source = Source("tiny", torch.randint(0, 256, (8, 1, 2, 4), dtype=torch.uint8))
+    found = [
+        oracle_changes(ImageNetwork(one, image_shape=(1, 2, 4)), probe(one, torch.zeros(2, 1, 2, 4)), source)["1"]
+        for one in (body, plain)
+    ]
+    assert torch.equal(found[0].value, found[1].value)

@@ -2,14 +2,17 @@ import pytest
 import torch
 
 from cases import wide_network
+from reverie.compress.evidence import loss_change, reference_logits
 from reverie.compress.importance import magnitude_scores
-from reverie.compress.prune import prune
+from reverie.compress.prune import option_losses, prune
+from reverie.compress.sites import find_sites
 from reverie.core.edit import replay
 from reverie.core.errors import BudgetInfeasible, RangeError, ShapeError
 from reverie.core.source import noise_source
 from reverie.cost.count import count
 from reverie.cost.timing import Timing
 from reverie.distill import reestimate_batch_norm
+from reverie.graph import cut, probe
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +96,40 @@ def test_a_plan_that_is_not_faster_is_refused(network, source, monkeypatch):
     monkeypatch.setattr("reverie.compress.prune.measure_networks", pretended(0.59))
     found = prune(network, source, latency="60%", step=4, compensate=False)
     assert found.latency.ratio_median == 0.59
+
+
+def test_rounds_rank_again_what_the_round_before_left(network, source):
+    seen = []
+
+    def watched(net, graph, images):
+        seen.append(macs(net))
+        return magnitude_scores(net, graph)
+
+    found = prune(network, source, macs="40%", rounds=3, importance=watched, compensate=False, step=4)
+    assert macs(found.network) <= 0.4 * macs(network)
+    # On the way, 0.4^(1/3) and 0.4^(2/3) of the multiply-adds.
+    whole = macs(network)
+    assert [0.55 < seen[1] / whole <= 0.4 ** (1 / 3), 0.4 < seen[2] / whole <= 0.4 ** (2 / 3)] == [True, True]
+    assert seen[0] == whole
+    again = replay(found.record, network.body)
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), found.network.body.parameters(), strict=True))
+    assert found.study.solve({"macs": 0.4}).plan == found.plan
+    with pytest.raises(RangeError, match="1 round"):
+        prune(network, source, macs="50%", rounds=0)
+
+
+def test_options_around_a_plan_are_counted_from_it(network, source):
+    structure = probe(network.body, torch.zeros(2, 1, 12, 12))
+    sites = find_sites(structure, step=4)
+    scores = {name: one.value for name, one in magnitude_scores(network, structure).items()}
+    (first, widths), (second, others) = [(site, one) for site, one in sites.widths.items() if len(one) > 2][:2]
+    alone, _ = option_losses(network, sites, scores, source)
+    around, _ = option_losses(network, sites, scores, source, around={first: widths[1]})
+    assert (first, widths[1]) not in around
+    answers = reference_logits(network, source)
+    body, _ = cut(network.body, structure, sites.plan({first: widths[1], second: others[1]}, scores).kept)
+    both = loss_change(answers, network.with_body(body), source).nats
+    assert around[second, others[1]] == pytest.approx(both - alone[first, widths[1]], abs=1e-6)
 
 
 @pytest.mark.nightly

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cases import EXAMPLE, tiny_network
-from reverie.compress.latencies import bytes_at, macs_at
+from reverie.compress.latencies import bytes_at, layer_shape, macs_at
 from reverie.compress.sites import find_sites
 from reverie.compress.study import read_study, study_of
 from reverie.core.errors import BudgetInfeasible, CorruptFile, RangeError, ReferenceNotFound
@@ -119,3 +119,54 @@ def test_ties_of_scores_keep_the_first(study):
     even = replace(study, scores={site: (1.0,) * len(scores) for site, scores in study.scores.items()})
     for kept in even.solve({"macs": 0.5}).plan.kept.values():
         assert kept == tuple(range(len(kept)))
+
+
+def test_a_study_that_was_saved_reads_the_table_of_another_device(parts, tmp_path):
+    class Table:
+        """Another device: time is what the key of a layer says, and nothing can be measured here."""
+
+        def milliseconds(self, shape):
+            return shape.macs**0.5 / 100 + 0.001 * shape.out_channels
+
+    made(parts, {"macs": macs_at}).save(tmp_path / "study.json")
+    found = read_study(tmp_path / "study.json").timed(Table(), column="phone")
+    assert found.columns == ("macs", "phone")
+    assert found.units["phone"] == "ms"
+    direct = made(parts, {"phone": lambda *at: Table().milliseconds(layer_shape(*at))})
+    assert found.solve({"phone": 0.6}).widths == direct.solve({"phone": 0.6}).widths
+    assert found.solve({"phone": 0.6, "macs": 0.5}).shares["macs"] <= 0.5
+    # Read again, the column is replaced.
+    again = found.calibrated("phone", Predictor(0.1, 0.9, 0)).timed(Table(), column="phone")
+    assert again.columns == ("macs", "phone")
+    assert again.solve({"phone": 0.6}).widths == direct.solve({"phone": 0.6}).widths
+    bare = replace(found, sites=None)
+    bare.save(tmp_path / "bare.json")
+    with pytest.raises(ReferenceNotFound, match="without its layers"):
+        read_study(tmp_path / "bare.json").timed(Table())
+
+
+def test_what_is_left_of_a_budget_is_spent_and_nothing_kept_goes(study):
+    for share in (0.9, 0.75, 0.6, 0.45, 0.3):
+        least, full = study.solve({"macs": share}), study.solve({"macs": share}, spend="macs")
+        assert full.shares["macs"] <= share
+        assert full.shares["macs"] >= least.shares["macs"]
+        assert all(full.widths[site] >= width for site, width in least.widths.items())
+        choice = full.allocation.choice
+        total = sum(one.options[choice[one.name]].loss for one in study.problem.sites)
+        assert full.loss == pytest.approx(total)
+        assert full.allocation.lower_bound <= least.loss + 1e-12
+        # Nothing more fits: one more unit at any site is beyond the budget, or beside the point.
+        for site, width in full.widths.items():
+            wider = [one for one in study.problem.widths[site] if one > width]
+            if wider and 0 not in (width, full.widths[site]):
+                grown = {**choice, site: choice[site] - 1}
+                cost = study._share("macs", study._cost("macs", grown))
+                assert cost > share - 0.003 or cost < full.shares["macs"] + 0.003
+
+
+def test_a_network_in_which_nothing_can_be_decided_has_one_plan(study):
+    problem = replace(study.problem, sites=(), pairs=(), fixed={"macs": 10.0}, widths={})
+    nothing = replace(study, problem=problem, predictors={})
+    assert nothing.solve({"macs": 1.0}).shares == {"macs": 1.0}
+    with pytest.raises(BudgetInfeasible, match="cheapest plan takes 100"):
+        nothing.solve({"macs": 0.9})

@@ -8,7 +8,7 @@ from torch import nn
 
 from reverie.core.errors import CorruptFile, ReferenceNotFound
 from reverie.core.network import ImageNetwork
-from reverie.cost.latency import LatencyTable, measure_networks
+from reverie.cost.latency import LatencyTable, measure_networks, read_summaries, read_table
 from reverie.cost.layer_graph import LayerShape
 from reverie.cost.onnx import export_onnx
 
@@ -172,3 +172,22 @@ def test_measuring_leaves_the_global_random_state():
     LatencyTable().measure([LayerShape("linear", 8, 8)])
     assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
     assert torch.equal(torch.random.get_rng_state(), torch_state)
+
+
+def test_the_table_of_another_machine_is_read_and_not_measured(synthetic, tmp_path):
+    _, ratio = synthetic
+    path = tmp_path / "latency.json"
+    LatencyTable(path).measure(convs((16, 32), (16,)))
+    stored = json.loads(path.read_text())
+    stored["tables"] = {"a phone": next(iter(stored["tables"].values()))}
+    path.write_text(json.dumps(stored))
+    assert [one.environment for one in read_summaries(path)] == ["a phone"]
+    (known, _), (unknown,) = convs((16, 32), (16,)), convs((16,), (48,))
+    table = read_table(path, "a phone")
+    assert table.milliseconds(known) == pytest.approx(0.5 * ratio(known))
+    with pytest.raises(ReferenceNotFound, match="no layer"):
+        table.milliseconds(unknown)
+    with pytest.raises(ReferenceNotFound, match="a phone is not this machine"):
+        table.overhead()
+    with pytest.raises(ReferenceNotFound, match="it has a phone"):
+        read_table(path, "a watch")

@@ -5,7 +5,7 @@ networks. So the solver's limit is moved until the plan it returns measures just
 handed back was itself measured to be within it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -14,6 +14,10 @@ from reverie.core.errors import BudgetInfeasible
 __all__ = ["Attempt", "meet_budget"]
 
 Solution = TypeVar("Solution")
+
+# Plans a few thousandths apart measure differently by as much: where a limit gives a plan that is known, those around
+# it are asked for, nearest first, up to this share away.
+NUDGE, FARTHEST = 0.003, 0.03
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,10 @@ def meet_budget(
     tolerance: float = 0.03,
     attempts: int = 8,
 ) -> tuple[Attempt[Solution], tuple[Attempt[Solution], ...]]:
-    """The best solution whose measured cost is within the budget, and every attempt that was made.
+    """The solution that measures closest under the budget, and every attempt that was made.
 
-    Better solutions have higher predictions, so the limit is raised while there is room and lowered while there is
-    none: by proportion where the last attempts allow it, else by halving the bracket.
+    Higher predictions measure higher but for a percent or two, so the limit follows the line through the two attempts
+    around the budget, or the ratio of the nearest one; where that gives nothing new, its neighborhood is looked at.
 
     Args:
         solve: Limit -> (solution, its predicted cost); raises `BudgetInfeasible` where the limit is out of reach.
@@ -65,37 +69,17 @@ def meet_budget(
         9
     """
     history: list[Attempt[Solution]] = []
-    within, beyond = 0.0, float("inf")
     limit = first_limit
     while len(history) < attempts:
-        try:
-            solution, predicted = solve(limit)
-        except BudgetInfeasible as infeasible:
-            if limit >= infeasible.cheapest:
-                raise
-            # Below the cheapest prediction there is nothing to try: measure the cheapest itself, once.
-            if any(attempt.predicted <= infeasible.cheapest * (1 + 1e-9) for attempt in history):
-                break
-            limit = infeasible.cheapest * (1 + 1e-9)
-            continue
-        if any(attempt.predicted == predicted for attempt in history):
-            # The solver has nothing new between the bracket's ends that is nearer to this limit: try the upper end.
-            upper = beyond * (1 - 1e-6)
-            if limit >= upper or beyond == float("inf"):
-                break
-            limit = upper
-            continue
-        attempt = Attempt(limit, predicted, measure(solution), solution)
+        found = _new(solve, limit, history, budget)
+        if found is None:
+            break
+        told, solution, predicted = found
+        attempt = Attempt(told, predicted, measure(solution), solution)
         history.append(attempt)
-        if attempt.measured <= budget:
-            within = max(within, predicted)
-            if attempt.measured >= budget * (1 - tolerance):
-                break
-        else:
-            beyond = min(beyond, predicted)
-        limit = predicted * budget / attempt.measured * (1 - tolerance / 3)
-        if not within < limit < beyond:
-            limit = (within + beyond) / 2 if beyond < float("inf") else within * 1.05
+        if budget * (1 - tolerance) <= attempt.measured <= budget:
+            break
+        limit = _corrected(history, budget * (1 - tolerance / 2))
     met = [attempt for attempt in history if attempt.measured <= budget]
     if not met:
         lowest = min(attempt.measured for attempt in history)
@@ -104,4 +88,50 @@ def meet_budget(
             cheapest=lowest,
             budget="latency",
         )
-    return max(met, key=lambda attempt: attempt.predicted), tuple(history)
+    return max(met, key=lambda attempt: attempt.measured), tuple(history)
+
+
+def _corrected(history: Sequence[Attempt[Solution]], aim: float) -> float:
+    """The limit at which a plan should measure `aim`."""
+    under = max((one for one in history if one.measured <= aim), key=lambda one: one.measured, default=None)
+    over = min((one for one in history if one.measured > aim), key=lambda one: one.measured, default=None)
+    if under is not None and over is not None and under.predicted < over.predicted:
+        share = (aim - under.measured) / (over.measured - under.measured)
+        return under.predicted + share * (over.predicted - under.predicted)
+    nearest = min(history, key=lambda one: abs(one.measured - aim))
+    return nearest.predicted * aim / nearest.measured
+
+
+def _new(
+    solve: Callable[[float], tuple[Solution, float]],
+    limit: float,
+    history: Sequence[Attempt[Solution]],
+    budget: float,
+) -> tuple[float, Solution, float] | None:
+    """The nearest limit that gives a plan which was not measured, with that plan; None where there is none."""
+    for tried in _around(limit, history, budget):
+        told = tried
+        try:
+            solution, predicted = solve(told)
+        except BudgetInfeasible as infeasible:
+            if told >= infeasible.cheapest:
+                raise
+            # Below the cheapest prediction there is nothing to try but the cheapest itself.
+            told = infeasible.cheapest * (1 + 1e-9)
+            solution, predicted = solve(told)
+        if not any(attempt.predicted == predicted for attempt in history):
+            return told, solution, predicted
+    return None
+
+
+def _around(limit: float, history: Sequence[Attempt[Solution]], budget: float) -> list[float]:
+    """Limits to try in turn; at the end, where nothing was within the budget yet, what is sure to be cheaper."""
+    nearest = min(history, key=lambda one: abs(one.predicted - limit), default=None)
+    if nearest is None:
+        return [limit]
+    up = 1 if nearest.measured <= budget else -1
+    steps = [side * step * NUDGE for step in range(1, round(FARTHEST / NUDGE) + 1) for side in (up, -up)]
+    tried = [limit, *(limit * (1 + step) for step in steps)]
+    if all(one.measured > budget for one in history):
+        tried.append(min(one.predicted for one in history) * (1 - 1e-6))
+    return tried

@@ -73,7 +73,8 @@ def compress(
 
     The given network is untouched. With a folder, every stage is kept there, so the same call after a kill goes on
     where it was; the folder ends with `model.safetensors` and `record.json` (which `reverie.load` rebuilds the network
-    from), `model.onnx`, `run.json`, `latency.json` and `bank/`.
+    from), `model.onnx`, `study.json` (from which other budgets are solved without the network), `run.json`,
+    `latency.json` and `bank/`.
 
     Args:
         model: A classifier of images; an `ImageNetwork` carries its preprocessing.
@@ -212,6 +213,7 @@ def _hand_over(task: Task, routes: Mapping[str, Route], judged: Source, test: So
         attempts=route.attempts,
         source=route.source,
         onnx=route.onnx,
+        study=route.study,
         notes=notes,
         seconds=dict(task.run.seconds),
     )
@@ -238,6 +240,7 @@ def _write(result: Compressed, folder: Path, config: Mapping[str, Any]) -> None:
     """The folder's results; `run.json` comes last and says that they are there."""
     if result.network.origin is not None:
         save(result.network, folder, record=result.record)
+    result.study.save(folder / "study.json")
     write_bytes(folder / "model.onnx", result.onnx)
     head = {"format": RUN_FORMAT, "verb": "compress", "config": dict(config), "finished": True}
     write_json(folder / "run.json", head | environment() | {"figures": result.figures()})

@@ -7,19 +7,21 @@ arXiv:2110.10811, and Cai et al. (ZeroQ), 2020, arXiv:2001.00281, section 3 (div
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from reverie.compress.importance.gates import gated_slices
+from reverie.compress.importance.gradients import gate_slopes
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import generator
 from reverie.core.source import Source
 from reverie.distill.batchnorm import batch_norm_layers, reestimate_batch_norm
-from reverie.graph.structure import Group, Structure
+from reverie.graph.structure import Structure
 from reverie.metrics.evaluate import predict
 
 __all__ = ["LossChange", "loss_change", "reference_logits", "taylor_scores"]
@@ -38,10 +40,11 @@ def taylor_scores(
 ) -> dict[str, Tensor]:
     """How much the logits would move, to first order, if one unit were taken away.
 
-    Taking unit u away zeroes the weights w_u of its consumers that read it, so the logits move by about -J_u w_u, with
-    J_u their Jacobian. The score is the mean over images of |J_u w_u|^2, with logits centered (a softmax ignores a
-    common shift). It is estimated without per-image gradients: for independent r ~ N(0, I) per image,
-    (sum_images r . J_u w_u)^2 has exactly the sum over images of |J_u w_u|^2 as its expectation.
+    Taking unit u away zeroes the weights w_u that read it, so the logits move by about -J_u w_u, with J_u their
+    Jacobian; where only computed values read it, as with queries and keys, w_u are the weights that make it first. The
+    score is the mean over images of |J_u w_u|^2, with logits centered (a softmax ignores a common shift). It is
+    estimated without per-image gradients: for independent r ~ N(0, I) per image, (sum_images r . J_u w_u)^2 has exactly
+    the sum over images of |J_u w_u|^2 as its expectation.
 
     Shapes: per free group (units,), float32.
     Units: squared logits. Higher means keep.
@@ -62,7 +65,7 @@ def taylor_scores(
     """
     body = copy.deepcopy(network.body).eval().requires_grad_(False)
     parameters = dict(body.named_parameters())
-    read = {one.tensor for group in structure.free for one in group.slices if one.role == "consume"}
+    read = {one.tensor for group in structure.free for one in gated_slices(group)}
     # Buffers cannot be consumers of a convolution, but a registered rule may say so: they carry no gradient.
     tensors = {name: parameters[name].requires_grad_(True) for name in sorted(read & parameters.keys())}
     totals = {group.name: torch.zeros(group.units) for group in structure.free}
@@ -84,20 +87,9 @@ def taylor_scores(
                 if gradient is not None
             }
             for group in structure.free:
-                totals[group.name] += _change(group, moved).square()
+                totals[group.name] += gate_slopes(group, moved).square()
         on_event(Event("ranking units", index + 1, len(starts)))
     return {name: total / (count * probes) for name, total in totals.items()}
-
-
-def _change(group: Group, moved: Mapping[str, Tensor]) -> Tensor:
-    """Sum of weight times gradient over all that consumes each unit: (units,)."""
-    change = torch.zeros(group.units)
-    for one in group.slices:
-        if one.role != "consume" or one.tensor not in moved:
-            continue
-        per_row = moved[one.tensor].transpose(0, one.dim).flatten(1).sum(1)
-        change += per_row[torch.tensor(one.rows(range(group.units)))].view(group.units, -1).sum(1)
-    return change
 
 
 @dataclass(frozen=True)

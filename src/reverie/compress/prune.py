@@ -7,7 +7,7 @@ Cost: the evidence, one pass of the images per option; a latency table, which is
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from reverie.compress.latencies import cost_columns, measure_layers
 from reverie.compress.plan import Plan
 from reverie.compress.result import Attempted
 from reverie.compress.ridge import refit
-from reverie.compress.sites import Sites, find_sites
+from reverie.compress.sites import LayerCost, Sites, find_sites
 from reverie.compress.study import Solution, Study, study_of
 from reverie.core.budget import Budget, Quantity
 from reverie.core.edit import Record
@@ -32,7 +32,6 @@ from reverie.cost.count import Count, count
 from reverie.cost.latency import LatencyTable, measure_networks
 from reverie.cost.onnx import export_onnx
 from reverie.cost.onnx_runtime import OnnxRuntime
-from reverie.cost.predictor import fit_predictor
 from reverie.cost.timing import Timing
 from reverie.distill.batchnorm import batch_norm_layers, reestimate_batch_norm
 from reverie.graph import bypass, certify, cut, probe
@@ -43,10 +42,11 @@ __all__ = ["Importance", "Pruned", "option_losses", "prune"]
 # Network, structure, images -> scores of units; such as `gate_scores`.
 Importance = Callable[[ImageNetwork, Structure, Source], Mapping[str, Scored]]
 
-# A plan is measured until the interval of its ratio is within this share of it, and aimed at this share under the
-# budget, so that it is within the budget when it is measured again.
-TOLERANCE, MARGIN = 0.005, 0.012
+# A plan is measured until the interval of its ratio is within this share of it. It is to measure between these shares
+# under the budget, so that it is within the budget, and no more than 3 % under it, when it is measured again.
+TOLERANCE, MARGIN, WINDOW = 0.004, 0.006, 0.019
 PROBED_IMAGES = 128
+UNITS = {"latency": "ms", "macs": "MAC", "size": "byte"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +80,7 @@ def prune(
     size: Budget | str | None = None,
     macs: Budget | str | None = None,
     importance: Importance = gate_scores,
+    rounds: int = 1,
     compensate: bool = True,
     backend: Backend | None = None,
     table: LatencyTable | None = None,
@@ -96,6 +97,8 @@ def prune(
         size: Budget of the weights: `"50%"` or `"1MB"`.
         macs: Budget of multiply-adds: `"50%"` or `"20MMAC"`.
         importance: Which units go first.
+        rounds: How often evidence is gathered. With several, budgets fall exponentially, and each round but the first
+            ranks units and measures options on what the round before left, compensated where that is asked for.
         compensate: Whether layers are fitted anew and batch-norm statistics counted anew; see `refit`.
         backend: The runtime; None is ONNX Runtime on one thread.
         table: Its latency table; None measures what is needed and keeps it in memory.
@@ -104,13 +107,15 @@ def prune(
         on_event: Called with every step of every stage.
 
     Raises:
-        RangeError: No budget is given.
+        RangeError: No budget is given, or fewer rounds than 1.
         BudgetInfeasible: No plan meets a budget, or none is faster than the given network.
         ShapeError: The images do not fit the network.
 
     Fails when: the images say nothing about the network, as noise does; look at agreement on images that chose nothing.
     """
     budgets = _budgets(latency=latency, size=size, macs=macs)
+    if rounds < 1:
+        raise RangeError(f"evidence is gathered in 1 round at least, got {rounds}")
     network = as_network(model)
     network.check_images(source.images)
     example = (torch.zeros(2, *network.image_shape) - network.mean) / network.std
@@ -121,23 +126,79 @@ def prune(
     if "latency" in budgets:
         table = table or LatencyTable(backend=runtime)
         measure_layers(sites, table, on_event=on_event)
-    scores = {group: one.value for group, one in importance(network, structure, source).items()}
-    losses, errors = option_losses(network, sites, scores, source, on_event=on_event)
-    units = {"latency": "ms", "macs": "MAC", "size": "byte"}
-    study = study_of(sites, losses, cost_columns(table, budgets), scores, errors=errors, units=units)
-    study = _counted(study, counted)
+    limits = _shares(network, budgets, counted, runtime)
+    work = _Work(network, structure, sites, source, importance, compensate)
+    columns = cost_columns(table, budgets)
+    study = _studied(work, columns, counted, limits, rounds=rounds, on_event=on_event)
     attempts: list[Attempted] = []
-    timing: Timing | None
-    if "latency" not in budgets:
-        solution, timing = study.solve(_shares(budgets, counted)), None
+    timing: Timing | None = None
+    if "latency" in budgets:
+        solution, attempts, timing = _meet(work, study, limits, runtime, on_event)
     else:
-        solution, attempts, timing = _meet(network, structure, study, budgets, counted, runtime, on_event)
-    pruned, record = _apply(network, structure, solution.plan)
-    if compensate:
-        pruned = refit(network, pruned, record, source, on_event=on_event)
-        if batch_norm_layers(pruned):
-            pruned = as_network(reestimate_batch_norm(pruned, source))
+        solution = study.solve(limits)
+    pruned, record = work.applied(solution.plan, on_event)
     return Pruned(pruned, solution.plan, record, solution, study, timing, tuple(attempts))
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is pruned, and by what evidence."""
+
+    network: ImageNetwork
+    structure: Structure
+    sites: Sites
+    source: Source
+    importance: Importance
+    compensate: bool
+
+    def applied(self, plan: Plan, on_event: Listener) -> tuple[ImageNetwork, Record]:
+        """What a plan leaves, compensated where that was asked for."""
+        pruned, record = _apply(self.network, self.structure, plan)
+        if self.compensate:
+            pruned = refit(self.network, pruned, record, self.source, on_event=on_event)
+            if batch_norm_layers(pruned):
+                pruned = as_network(reestimate_batch_norm(pruned, self.source))
+        return pruned, record
+
+
+def _studied(
+    work: _Work,
+    columns: Mapping[str, LayerCost],
+    counted: Count,
+    limits: Mapping[str, float],
+    *,
+    rounds: int,
+    on_event: Listener,
+) -> Study:
+    """Evidence of the last round; those before it lead towards the limits, exponentially."""
+    scores = {group: one.value for group, one in work.importance(work.network, work.structure, work.source).items()}
+    around: Mapping[str, int] = {}
+    turn = 0
+    while True:
+        turn += 1
+        losses, errors = option_losses(work.network, work.sites, scores, work.source, around=around, on_event=on_event)
+        study = study_of(work.sites, losses, columns, scores, errors=errors, units=UNITS)
+        study = study.counted({"size": counted.size_bytes, "macs": counted.macs})
+        if turn >= rounds:
+            return study
+        found = study.solve({name: share ** (turn / rounds) for name, share in limits.items()}, gap=1e-4)
+        scores, around = _scored_again(work, found.plan, scores, on_event), found.widths
+
+
+def _scored_again(work: _Work, plan: Plan, scores: Mapping[str, Tensor], on_event: Listener) -> dict[str, Tensor]:
+    """Scores of the units that a plan leaves, in the network that it leaves; those that went come last."""
+    left, _ = work.applied(plan, on_event)
+    example = (torch.zeros(2, *left.image_shape) - left.mean) / left.std
+    fresh = work.importance(left, certify(left.body, probe(left.body, example), example), work.source)
+    again = dict(scores)
+    for group, units in plan.kept.items():
+        # A group may have lost its name with a block that was bypassed; its units stay as they were ranked.
+        if group in fresh and len(fresh[group].value) == len(units):
+            values = fresh[group].value
+            ranked = torch.full(scores[group].shape, float(values.min()) - 1, dtype=values.dtype)
+            ranked[list(units)] = values
+            again[group] = ranked
+    return again
 
 
 def option_losses(
@@ -146,6 +207,7 @@ def option_losses(
     scores: Mapping[str, Tensor],
     source: Source,
     *,
+    around: Mapping[str, int] | None = None,
     images: int = PROBED_IMAGES,
     on_event: Listener = silent,
 ) -> tuple[dict[tuple[str, int], float], dict[tuple[str, int], float]]:
@@ -156,6 +218,8 @@ def option_losses(
         sites: Its options.
         scores: Group -> (units,): which units a width leaves out.
         source: Images.
+        around: Site -> units kept by all other sites while an option is measured, and what its loss is counted from;
+            an option that keeps as much or more loses nothing. None is the whole network.
         images: How many are used at most.
         on_event: Called with the stage "measuring options".
 
@@ -164,11 +228,16 @@ def option_losses(
     probed = Source(source.name, source.images[:images])
     answers = reference_logits(network, probed)
     losses, errors = {}, {}
-    options = sites.options()
+    others = dict(around or {})
+    options = [(site, width) for site, width in sites.options() if width < others.get(site, width + 1)]
+    before = 0.0
+    if others:
+        edited, _ = _apply(network, sites.structure, sites.plan(others, scores))
+        before = loss_change(answers, edited, probed).nats
     for index, (site, width) in enumerate(options):
-        edited, _ = _apply(network, sites.structure, sites.plan({site: width}, scores))
+        edited, _ = _apply(network, sites.structure, sites.plan({**others, site: width}, scores))
         change = loss_change(answers, edited, probed)
-        losses[site, width], errors[site, width] = change.nats, change.standard_error
+        losses[site, width], errors[site, width] = change.nats - before, change.standard_error
         on_event(Event("measuring options", index + 1, len(options)))
     return losses, errors
 
@@ -191,59 +260,43 @@ def _apply(network: ImageNetwork, structure: Structure, plan: Plan) -> tuple[Ima
     return network.with_body(body), kept + bypassed
 
 
-def _counted(study: Study, counted: Count) -> Study:
-    """Shares of size and multiply-adds refer to the whole network, of which the columns may leave out some."""
-    predictors = dict(study.predictors)
-    for column, whole in (("size", counted.size_bytes), ("macs", counted.macs)):
-        if column in study.columns and whole > 0:
-            scale = study.problem.whole(column) / whole
-            predictors[column] = fit_predictor([], overhead=max(1 - scale, 0.0))
-    return replace(study, predictors=predictors)
-
-
-def _shares(budgets: Mapping[Quantity, Budget], counted: Count) -> dict[str, float]:
+def _shares(
+    network: ImageNetwork, budgets: Mapping[Quantity, Budget], counted: Count, backend: Backend
+) -> dict[str, float]:
+    """Budgets as shares of what the given network has or takes."""
     whole = {"size": float(counted.size_bytes), "macs": float(counted.macs)}
-    return {
-        quantity: budget.limit(whole[quantity]) / whole[quantity]
-        for quantity, budget in budgets.items()
-        if quantity != "latency"
-    }
+    if "latency" in budgets:
+        alone = measure_networks({"teacher": _served(network, backend)}, network.image_shape, backend=backend)
+        whole["latency"] = alone["teacher"].median_ms
+    return {quantity: budget.limit(whole[quantity]) / whole[quantity] for quantity, budget in budgets.items()}
+
+
+def _served(network: ImageNetwork, backend: Backend) -> Servable:
+    return network if backend.name in ("torch", "torch-compile", "cuda") else export_onnx(network)
 
 
 def _meet(
-    network: ImageNetwork,
-    structure: Structure,
-    study: Study,
-    budgets: Mapping[Quantity, Budget],
-    counted: Count,
-    backend: Backend,
-    on_event: Listener,
+    work: _Work, study: Study, limits: Mapping[str, float], backend: Backend, on_event: Listener
 ) -> tuple[Solution, list[Attempted], Timing]:
     """Solve and measure until the latency is within its budget."""
-
-    def served(one: ImageNetwork) -> Servable:
-        return one if backend.name in ("torch", "torch-compile", "cuda") else export_onnx(one)
-
-    teacher = served(network)
-    alone = measure_networks({"teacher": teacher}, network.image_shape, backend=backend)["teacher"]
-    share = budgets["latency"].limit(alone.median_ms) / alone.median_ms
-    others = _shares(budgets, counted)
+    network = work.network
+    teacher = _served(network, backend)
     timings: dict[str, Timing] = {}
 
     def solve(limit: float) -> tuple[Solution, float]:
-        found = study.solve({**others, "latency": limit}, gap=1e-4)
+        found = study.solve({**limits, "latency": limit}, spend="latency", gap=1e-4)
         return found, found.shares["latency"]
 
     def measure(solution: Solution) -> float:
-        candidate, _ = _apply(network, structure, solution.plan)
-        models = {"teacher": teacher, "candidate": served(candidate)}
+        candidate, _ = _apply(network, work.structure, solution.plan)
+        models = {"teacher": teacher, "candidate": _served(candidate, backend)}
         timing = measure_networks(models, network.image_shape, backend=backend, tolerance=TOLERANCE)["candidate"]
         timings[solution.plan.digest()] = timing
         on_event(Event("measuring plans", len(timings), len(timings) + 1, {"latency_share": timing.ratio_median}))
         return timing.ratio_median
 
-    target = share * (1 - MARGIN)
-    best, attempts = meet_budget(solve, measure, budget=target, first_limit=target, tolerance=0.015)
+    target = limits["latency"] * (1 - MARGIN)
+    best, attempts = meet_budget(solve, measure, budget=target, first_limit=target, tolerance=WINDOW, attempts=12)
     timing = timings[best.solution.plan.digest()]
     if timing.ratio_median + timing.ratio_error >= 1:
         raise BudgetInfeasible(

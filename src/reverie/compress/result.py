@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from reverie.compress.plan import Plan
+from reverie.compress.study import Study
 from reverie.core.edit import Record
 from reverie.core.network import ImageNetwork
 from reverie.core.source import Source
@@ -98,6 +99,7 @@ class Compressed:
         attempts: The closed loop, turn by turn.
         source: What the network was measured and taught with: dreams, unless data was given.
         onnx: The network for ONNX Runtime, checked against PyTorch.
+        study: Everything that the plan was chosen from; other budgets are solved from it, see `Study.solve`.
         notes: Sentences a reader should know, such as the difference in accuracy with its interval.
         seconds: Time spent, by stage; a stage that was read from the run folder counts what it took then.
     """
@@ -110,6 +112,7 @@ class Compressed:
     attempts: tuple[Attempted, ...]
     source: Source
     onnx: bytes
+    study: Study
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
 

@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reverie.compress.allocator import allocate
 from reverie.compress.closed_loop import meet_budget
 from reverie.compress.evidence import loss_change, reference_logits, taylor_scores
 from reverie.compress.features import matching_features
 from reverie.compress.latencies import cost_columns
 from reverie.compress.plan import Plan
 from reverie.compress.result import Attempted, Decision
-from reverie.compress.sites import Problem, Sites, build_problem
+from reverie.compress.sites import Sites
+from reverie.compress.study import Solution, Study, study_of
 from reverie.core.budget import Budget, Quantity
+from reverie.core.digest import sha256_tensors
 from reverie.core.edit import Record
 from reverie.core.errors import BudgetInfeasible
 from reverie.core.events import Event, Listener
@@ -35,11 +36,12 @@ from reverie.graph.structure import Structure
 __all__ = ["Route", "Task", "apply_plan", "example_input", "make_route"]
 
 PROBED_IMAGES = 128
-# A plan is chosen to measure this share under the budget, so that the next measurement is within it as well.
-MARGIN = 0.03
+# A plan is chosen to measure between these shares under the budget, so that the next measurement, after it was taught,
+# is within the budget as well, and not more than 3 % under it.
+MARGIN, WINDOW = 0.012, 0.016
 # A plan is measured until the interval of its ratio is within this share of it.
 TOLERANCE = 0.005
-ATTEMPTS = 8
+ATTEMPTS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +89,7 @@ class Route:
         onnx: The same for ONNX Runtime.
         decisions: The plan with its evidence.
         attempts: The closed loop.
+        study: Everything that the plan was chosen from.
     """
 
     source: Source
@@ -96,13 +99,14 @@ class Route:
     onnx: bytes
     decisions: tuple[Decision, ...]
     attempts: tuple[Attempted, ...]
+    study: Study
 
 
 def make_route(source: Source, task: Task) -> Route:
     """Walk the route with one source."""
     evidence = task.run.stage(f"evidence-{source.name}", lambda: _gather_evidence(source, task))
-    scores = {group: torch.tensor(values) for group, values in evidence["scores"].items()}
-    chosen = task.run.stage(f"plan-{source.name}", lambda: _choose(evidence, scores, task))
+    study = _study(evidence, task, source)
+    chosen = task.run.stage(f"plan-{source.name}", lambda: _choose(study, task))
     plan = Plan.from_json(chosen["plan"])
     student, record = apply_plan(task.network, task.structure, plan)
     example = example_input(task.network)
@@ -131,6 +135,7 @@ def make_route(source: Source, task: Task) -> Route:
         export_onnx(network),
         _decisions(evidence, chosen["widths"], task.sites),
         tuple(Attempted(**attempt) for attempt in chosen["attempts"]),
+        study,
     )
 
 
@@ -161,74 +166,68 @@ def _gather_evidence(source: Source, task: Task) -> dict[str, Any]:
     return {"scores": {group: values.tolist() for group, values in scores.items()}, "changes": changes}
 
 
-def _choose(evidence: Mapping[str, Any], scores: Mapping[str, Tensor], task: Task) -> dict[str, Any]:
+def _study(evidence: Mapping[str, Any], task: Task, source: Source) -> Study:
+    """What was found out, in the one form that plans are solved from."""
+    changes = evidence["changes"]
+    study = study_of(
+        task.sites,
+        {(change["site"], change["width"]): change["nats"] for change in changes},
+        cost_columns(task.table, task.budgets),
+        {group: torch.tensor(values) for group, values in evidence["scores"].items()},
+        errors={(change["site"], change["width"]): change["standard_error"] for change in changes},
+        units={"latency": "ms", "macs": "MAC", "size": "byte"},
+        about={"images": source.name, "weights_sha256": sha256_tensors(task.network.state_dict())},
+    )
+    return study.counted({"size": task.counted.size_bytes, "macs": task.counted.macs})
+
+
+def _choose(study: Study, task: Task) -> dict[str, Any]:
     """The plan that loses least within the budgets, as a JSON value with the attempts that led to it."""
-    losses = {(change["site"], change["width"]): change["nats"] for change in evidence["changes"]}
-    problem = build_problem(task.sites, losses, cost_columns(task.table, task.budgets))
-    counted: dict[str, float] = {"size": task.counted.size_bytes, "macs": task.counted.macs}
-    # What the columns leave out, such as the bytes of a normalization that no site governs, is there in any plan.
-    limits: dict[str, float] = {
-        quantity: budget.limit(counted[quantity]) - counted[quantity] + problem.whole(quantity)
-        for quantity, budget in task.budgets.items()
-        if quantity != "latency"
+    whole: dict[Quantity, float] = {"size": task.counted.size_bytes, "macs": task.counted.macs}
+    shares: dict[str, float] = {
+        quantity: task.budgets[quantity].limit(whole[quantity]) / whole[quantity]
+        for quantity in whole
+        if quantity in task.budgets
     }
-    widths = {site: options[0] for site, options in task.sites.widths.items()}
-    try:
-        if limits:
-            widths, _ = _solve(problem, limits)
-    except BudgetInfeasible as infeasible:
-        quantity = next(one for one in task.budgets if one == infeasible.budget)
-        cheapest = infeasible.cheapest + counted[quantity] - problem.whole(quantity)
-        raise BudgetInfeasible(
-            f"cannot reach a budget of {task.budgets[quantity]} for {quantity}: the cheapest network that this one can "
-            f"be cut to has {cheapest:.4g} of the teacher's {counted[quantity]:.4g}, which is "
-            f"{cheapest / counted[quantity]:.1%}. Raise the budget.",
-            cheapest=cheapest,
-            budget=quantity,
-        ) from infeasible
     attempts: list[Attempted] = []
     if "latency" in task.budgets:
-        widths, attempts = _meet_latency(problem, limits, scores, task)
-    plan = task.sites.plan(widths, scores)
-    return {"plan": plan.to_json(), "widths": widths, "attempts": [asdict(attempt) for attempt in attempts]}
+        solution, attempts = _meet_latency(study, shares, task)
+    else:
+        try:
+            solution = study.solve(shares)
+        except BudgetInfeasible as infeasible:
+            raise _unreachable(infeasible, task, whole) from infeasible
+    return {
+        "plan": solution.plan.to_json(),
+        "widths": dict(solution.widths),
+        "attempts": [asdict(attempt) for attempt in attempts],
+    }
 
 
-def _solve(problem: Problem, limits: Mapping[str, float]) -> tuple[dict[str, int], dict[str, float]]:
-    """The best widths within limits, and what they cost; limits and costs include what no option changes."""
-    fixed = {column: problem.fixed.get(column, 0.0) for column in limits}
-    if not problem.sites:
-        beyond = next((column for column, limit in limits.items() if fixed[column] > limit), None)
-        if beyond is not None:
-            raise BudgetInfeasible("nothing in the network can be cut", cheapest=fixed[beyond], budget=beyond)
-        return {}, fixed
-    try:
-        found = allocate(
-            problem.sites, problem.pairs, budgets={column: limit - fixed[column] for column, limit in limits.items()}
-        )
-    except BudgetInfeasible as infeasible:
-        column = infeasible.budget
-        raise BudgetInfeasible(str(infeasible), cheapest=infeasible.cheapest + fixed[column], budget=column) from None
-    return problem.chosen(found), {column: cost + fixed[column] for column, cost in found.costs.items()}
+def _unreachable(infeasible: BudgetInfeasible, task: Task, whole: Mapping[Quantity, float]) -> BudgetInfeasible:
+    """The error for a counted budget, in the words of who asked for it."""
+    quantity = next(one for one in task.budgets if one == infeasible.budget)
+    cheapest = infeasible.cheapest * whole[quantity]
+    return BudgetInfeasible(
+        f"cannot reach a budget of {task.budgets[quantity]} for {quantity}: the cheapest network that this one can "
+        f"be cut to has {cheapest:.4g} of the teacher's {whole[quantity]:.4g}, which is "
+        f"{infeasible.cheapest:.1%}. Raise the budget.",
+        cheapest=cheapest,
+        budget=quantity,
+    )
 
 
-def _meet_latency(
-    problem: Problem, limits: Mapping[str, float], scores: Mapping[str, Tensor], task: Task
-) -> tuple[dict[str, int], list[Attempted]]:
+def _meet_latency(study: Study, shares: Mapping[str, float], task: Task) -> tuple[Solution, list[Attempted]]:
     """Solve and measure until the latency is within its budget; attempts are shares of the teacher's latency."""
-    whole = problem.whole("latency")
     teacher_ms = measure_networks({"teacher": task.onnx}, task.network.image_shape, threads=task.threads)["teacher"]
     budget = task.budgets["latency"].limit(teacher_ms.median_ms) / teacher_ms.median_ms
 
-    def solve(share: float) -> tuple[dict[str, int], float]:
-        try:
-            widths, costs = _solve(problem, {**limits, "latency": share * whole})
-        except BudgetInfeasible as infeasible:
-            cheapest = infeasible.cheapest / whole
-            raise BudgetInfeasible(str(infeasible), cheapest=cheapest, budget=infeasible.budget) from None
-        return widths, costs["latency"] / whole
+    def solve(share: float) -> tuple[Solution, float]:
+        found = study.solve({**shares, "latency": share}, spend="latency")
+        return found, found.shares["latency"]
 
-    def measure(widths: dict[str, int]) -> float:
-        network, _ = apply_plan(task.network, task.structure, task.sites.plan(widths, scores))
+    def measure(solution: Solution) -> float:
+        network, _ = apply_plan(task.network, task.structure, solution.plan)
         models = {"teacher": task.onnx, "candidate": export_onnx(network)}
         timings = measure_networks(models, task.network.image_shape, threads=task.threads, tolerance=TOLERANCE)
         timing = timings["candidate"]
@@ -237,11 +236,13 @@ def _meet_latency(
         return timing.ratio_median
 
     turns: list[float] = []
+    aim = budget * (1 - MARGIN)
     try:
-        best, attempts = meet_budget(
-            solve, measure, budget=budget * (1 - MARGIN), first_limit=budget * (1 - MARGIN), attempts=ATTEMPTS
-        )
+        best, attempts = meet_budget(solve, measure, budget=aim, first_limit=aim, tolerance=WINDOW, attempts=ATTEMPTS)
     except BudgetInfeasible as infeasible:
+        whole: dict[Quantity, float] = {"size": task.counted.size_bytes, "macs": task.counted.macs}
+        if infeasible.budget in whole:
+            raise _unreachable(infeasible, task, whole) from infeasible
         raise BudgetInfeasible(
             f"cannot reach a latency of {task.budgets['latency']}: the cheapest network that this one can be cut to "
             f"measures {infeasible.cheapest:.1%} of the teacher's {teacher_ms.median_ms:.3g} ms, which is "

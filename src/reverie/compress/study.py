@@ -10,22 +10,28 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from reverie.compress.allocator import Allocation, allocate
+from reverie.compress.blueprint import blueprint, blueprint_from_json, blueprint_json
+from reverie.compress.latencies import cost_columns
 from reverie.compress.options import Option, PairCost, Site
 from reverie.compress.plan import Plan
 from reverie.compress.sites import BYPASS, LayerCost, Problem, Sites, build_problem
+from reverie.compress.spend import spent
 from reverie.core.errors import BudgetInfeasible, CorruptFile, RangeError, ReferenceNotFound
 from reverie.core.store import read_json, write_json
-from reverie.cost.predictor import Predictor
+from reverie.cost.latency import LatencyTable
+from reverie.cost.predictor import Predictor, fit_predictor
 
 __all__ = ["Solution", "Study", "read_study", "study_of"]
 
 FORMAT = 1
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Study:
         predictors: Column -> how its sum becomes a share of the teacher's; a plain share where there is none.
         units: Column -> unit of its numbers.
         about: Where it comes from: model, source, versions. For people.
+        sites: What decides the cost of each layer, so that other tables can be read; None in files that lack it.
     """
 
     problem: Problem
@@ -70,17 +77,22 @@ class Study:
     predictors: Mapping[str, Predictor] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
+    sites: Sites | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The costs that a budget may limit."""
         return tuple(self.problem.fixed)
 
-    def solve(self, shares: Mapping[str, float], *, gap: float = 0.0, seconds: float = 60.0) -> Solution:
+    def solve(
+        self, shares: Mapping[str, float], *, spend: str | None = None, gap: float = 0.0, seconds: float = 60.0
+    ) -> Solution:
         """The plan of least loss within shares of the teacher's costs.
 
         Args:
             shares: Column -> upper limit as a share of the teacher's, above 0.
+            spend: Column whose share is used up: where the plan of least loss leaves some of it, units are given back
+                until it is as near as it can be. Nothing that the plan keeps goes. None leaves it.
             gap: As for `allocate`.
             seconds: As for `allocate`.
 
@@ -96,7 +108,11 @@ class Study:
                 raise RangeError(f"a budget of {share} of the teacher's {column} leaves nothing; give a share above 0")
         budgets = {column: self._sum(column, share) for column, share in shares.items()}
         try:
+            if not self.problem.sites:
+                return self._nothing(budgets)
             found = allocate(self.problem.sites, self.problem.pairs, budgets=budgets, gap=gap, seconds=seconds)
+            if spend is not None:
+                found = spent(self.problem, found, budgets, column=spend)
         except BudgetInfeasible as infeasible:
             cheapest = self._share(infeasible.budget, infeasible.cheapest)
             raise BudgetInfeasible(
@@ -146,6 +162,35 @@ class Study:
             units={**self.units, **other.units},
         )
 
+    def timed(self, table: LatencyTable, *, column: str = "latency") -> "Study":
+        """This study with the latency that a table gives, such as that of another device; see `read_table`.
+
+        Args:
+            table: Filled for the network, by `build_table` on the device in question.
+            column: What the cost is called. One that the study has is replaced, with its predictor.
+
+        Raises:
+            ReferenceNotFound: The table lacks a layer, or the study does not know its layers.
+        """
+        if self.sites is None:
+            raise ReferenceNotFound("this study was written without its layers, so no table can be read for it")
+        layer_cost = cost_columns(table, {"latency": None})["latency"]
+        added = Study(build_problem(self.sites, {}, {column: layer_cost}), {}, {}, {}, units={column: "ms"})
+        return self._without(column).joined(added)
+
+    def counted(self, whole: Mapping[str, float]) -> "Study":
+        """This study with shares that refer to the whole network, of which the columns may leave out some.
+
+        Args:
+            whole: Column -> cost of the whole network, such as the bytes of its file; other columns stay as they are.
+        """
+        predictors = dict(self.predictors)
+        for column, cost in whole.items():
+            if column in self.columns and cost > 0:
+                left_out = max(1 - self.problem.whole(column) / cost, 0.0)
+                predictors[column] = fit_predictor([], overhead=left_out)
+        return replace(self, predictors=predictors)
+
     def calibrated(self, column: str, predictor: Predictor) -> "Study":
         """This study with another predictor for one column."""
         return replace(self, predictors={**self.predictors, column: predictor})
@@ -185,11 +230,34 @@ class Study:
             "fixed": dict(problem.fixed),
             "branches": {module: list(groups) for module, groups in self.branches.items()},
             "predictors": {column: [one.constant, one.scale, one.measured] for column, one in self.predictors.items()},
+            "blueprint": None if self.sites is None else blueprint_json(self.sites),
         }
 
     def save(self, path: Path) -> None:
         """Write the study to a JSON file, whole or not at all."""
         write_json(path, self.to_json())
+
+    def _without(self, column: str) -> "Study":
+        """This study without one column."""
+        problem = self.problem
+        sites = tuple(
+            replace(site, options=tuple(replace(one, costs=_but(one.costs, column)) for one in site.options))
+            for site in problem.sites
+        )
+        pairs = tuple(replace(pair, costs=_but(pair.costs, column)) for pair in problem.pairs)
+        return replace(
+            self,
+            problem=Problem(sites, pairs, _but(problem.fixed, column), problem.widths),
+            predictors=_but(self.predictors, column),
+            units=_but(self.units, column),
+        )
+
+    def _nothing(self, budgets: Mapping[str, float]) -> Solution:
+        """The only plan of a network in which nothing can be decided."""
+        for column, left in budgets.items():
+            if left < -1e-9 * self.problem.whole(column):
+                raise BudgetInfeasible("nothing in the network can be cut", cheapest=0.0, budget=column)
+        return self._solution(Allocation({}, 0.0, {}, 0.0, 0.0, "nothing to decide"))
 
     def _predictor(self, column: str) -> Predictor:
         return self.predictors.get(column, Predictor(0.0, 1.0, 0))
@@ -248,6 +316,7 @@ def study_of(
         branches=branches,
         units=dict(units or {}),
         about=dict(about or {}),
+        sites=blueprint(sites),
     )
 
 
@@ -293,7 +362,12 @@ def _from_json(stored: Mapping[str, Any]) -> Study:
         predictors={column: Predictor(*values) for column, values in stored["predictors"].items()},
         units=stored["units"],
         about=stored["about"],
+        sites=blueprint_from_json(stored["blueprint"], widths) if stored.get("blueprint") else None,
     )
+
+
+def _but(values: Mapping[str, _Value], name: str) -> dict[str, _Value]:
+    return {key: value for key, value in values.items() if key != name}
 
 
 def _with_costs(mine: Option, theirs: Option) -> Option:

@@ -28,7 +28,15 @@ from reverie.cost.onnx_runtime import OnnxRuntime
 from reverie.cost.sampling import NEGLIGIBLE, STRAIGHT, fill, next_points
 from reverie.cost.timing import Run, Samples, Timing, collect, interleave, median_error
 
-__all__ = ["LatencyTable", "LayerLatency", "TableSummary", "default_table_path", "measure_networks", "read_summaries"]
+__all__ = [
+    "LatencyTable",
+    "LayerLatency",
+    "TableSummary",
+    "default_table_path",
+    "measure_networks",
+    "read_summaries",
+    "read_table",
+]
 
 FORMAT = 1
 # About half a millisecond of the commonest layer: what every layer is timed beside.
@@ -97,6 +105,46 @@ def read_summaries(path: Path) -> tuple[TableSummary, ...]:
         )
         for environment, table in sorted(_read(path)["tables"].items())
     )
+
+
+def read_table(path: Path, environment: str) -> "LatencyTable":
+    """The table of another machine or runtime, to look times up in.
+
+    Args:
+        path: The file.
+        environment: As `read_summaries` lists it.
+
+    Raises:
+        ReferenceNotFound: There is no such file or environment. The table raises it for a layer that it lacks, which
+            cannot be measured here.
+        CorruptFile: The file is no latency table of this format.
+    """
+    known = [one.environment for one in read_summaries(path)]
+    if environment not in known:
+        raise ReferenceNotFound(f"{path} has no times of {environment!r}; it has {'; '.join(known) or 'none'}")
+    return LatencyTable(path, backend=_Elsewhere(environment))
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """A runtime that is not here."""
+
+    environment: str
+    name: str = "elsewhere"
+
+    def network(self, network: Servable, images: NDArray[np.float32]) -> Run:
+        del network, images
+        raise self._absent()
+
+    def layer(self, shape: LayerShape, *, copies: int) -> Run:
+        del shape, copies
+        raise self._absent()
+
+    def empty(self) -> Run:
+        raise self._absent()
+
+    def _absent(self) -> ReferenceNotFound:
+        return ReferenceNotFound(f"{self.environment} is not this machine, so nothing can be measured in it here")
 
 
 def measure_networks(

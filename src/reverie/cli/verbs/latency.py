@@ -1,4 +1,4 @@
-"""`reverie latency build|show|compare`: latency tables of this machine, and networks timed beside each other."""
+"""`reverie latency build|show|compare|solve`: tables, networks timed beside each other, plans for other devices."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,8 +8,11 @@ from cyclopts import Parameter
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.loading import AS_STATED, Loading, load_network
+from reverie.cli.verbs.compress import NO_LIMITS, Limits
+from reverie.core.budget import QUANTITIES, Budget
+from reverie.core.errors import RangeError
 
-__all__ = ["build", "compare", "show"]
+__all__ = ["build", "compare", "show", "solve"]
 
 
 def build(
@@ -140,3 +143,57 @@ def compare(
     value = {name: {network: asdict(timing) for network, timing in timings.items()} for name, timings in found.items()}
     columns = ("runtime", "network", "latency", f"share of {model}", "95 % interval")
     return Answer({"reference": model, "backends": value}, (to_rich(Table(columns, rows)), *slower))
+
+
+def solve(
+    study: Path,
+    /,
+    *,
+    limits: Limits = NO_LIMITS,
+    table: Path | None = None,
+    environment: str | None = None,
+    out: Path | None = None,
+    manner: Manner = PLAIN,
+) -> Answer:
+    """Choose a plan for another budget or another device, from files alone: no network, no images.
+
+    Args:
+        study: The study.json that prune or compress left.
+        limits: What the network may cost, as shares of the given one's.
+        table: Latency table of another runtime or machine, filled by latency build; the study's own where not given.
+        environment: Which of the table's runtimes and machines; needed where it has several.
+        out: Where to write the plan, as JSON.
+        manner: How the answer is given.
+    """
+    del manner
+    limits.check()
+    from dataclasses import asdict
+
+    from reverie.compress.study import read_study
+    from reverie.core.store import write_json
+    from reverie.cost.latency import read_summaries, read_table
+
+    budgets = [Budget.parse(text, one) for one in QUANTITIES if (text := asdict(limits)[one]) is not None]
+    for budget in budgets:
+        if not budget.relative:
+            raise RangeError(f"a study knows shares of the given network's {budget.quantity}; give a share such as 60%")
+    read = read_study(study)
+    if table is not None:
+        known = [one.environment for one in read_summaries(table)]
+        if environment is None and len(known) != 1:
+            raise RangeError(f"{table} has {len(known)} environments; name one with --environment: {'; '.join(known)}")
+        read = read.timed(read_table(table, environment or known[0]))
+    found = read.solve({budget.quantity: budget.value for budget in budgets})
+    value = {
+        "study": str(study),
+        "plan": found.plan.to_json(),
+        "widths": dict(found.widths),
+        "shares": dict(found.shares),
+        "loss": found.loss,
+        "loss_error": found.loss_error,
+        "gap": found.allocation.gap,
+    }
+    if out is not None:
+        write_json(out, value)
+    said = [f"{name}: {share:.1%} of the given network's, predicted" for name, share in found.shares.items()]
+    return Answer(value, (*said, f"loss: {found.loss:.4g} +- {found.loss_error:.2g}"))

@@ -23,6 +23,7 @@ def prune(
     source: str | None = None,
     images: int = 256,
     dream_steps: int = 60,
+    rounds: int = 1,
     compensate: Annotated[bool, Parameter(negative="--no-compensation")] = True,
     backend: str = "onnxruntime",
     threads: int = 1,
@@ -42,6 +43,7 @@ def prune(
         source: Your own images in place of dreams: zoo:fashion-mnist, a folder, or an .npz file.
         images: How many images are used, or dreamed.
         dream_steps: Optimization steps per dream.
+        rounds: How often evidence is gathered; with several, budgets fall step by step.
         compensate: Fit the layers anew to the outputs of the given network.
         backend: The runtime that latency is measured in: onnxruntime, openvino, torch, torch-compile or cuda.
         threads: Threads of that runtime.
@@ -73,7 +75,14 @@ def prune(
             seen = Source(own.name, own.images[:images])
         kept = LatencyTable(table or default_table_path(), backend=runtime)
         found = pruned(
-            network, seen, **asdict(limits), compensate=compensate, backend=runtime, table=kept, on_event=on_event
+            network,
+            seen,
+            **asdict(limits),
+            rounds=rounds,
+            compensate=compensate,
+            backend=runtime,
+            table=kept,
+            on_event=on_event,
         )
     save(found.network, out, record=found.record)
     found.study.save(out / "study.json")

@@ -14,6 +14,7 @@ from reverie.compress.importance.gradients import (
 from reverie.compress.importance.magnitude import magnitude_scores
 from reverie.compress.importance.oracle import oracle_changes
 from reverie.compress.importance.scored import Scored
+from reverie.compress.importance.tangent import tangent_changes
 
 __all__ = [
     "Gates",
@@ -24,5 +25,6 @@ __all__ = [
     "magnitude_scores",
     "oracle_changes",
     "second_order_scores",
+    "tangent_changes",
     "weight_scores",
 ]

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from reverie.compress.importance.batches import batches, loss_of
 from reverie.compress.importance.gates import Gates, gated_slices
-from reverie.compress.importance.scored import Scored, averaged
+from reverie.compress.importance.image_gates import ImageGates
+from reverie.compress.importance.scored import Scored, averaged, over_images
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import generator
@@ -30,6 +31,9 @@ __all__ = [
     "second_order_scores",
     "weight_scores",
 ]
+
+# Images of one pass where each has gates of its own.
+TOGETHER = 64
 
 # Parameter -> weight times gradient, element by element.
 Products = Mapping[str, Tensor]
@@ -58,8 +62,8 @@ def gate_scores(
         structure: Of `network.body`.
         source: Images.
         images: How many are used at most.
-        batch_size: Images whose mean loss is differentiated; 1 squares image by image, which costs as many passes as
-            there are images, and is the variant that the paper calls full gradient.
+        batch_size: Images whose mean loss is differentiated; 1 squares image by image, the variant that the paper calls
+            full gradient, and takes no longer where all that is read are convolutions and linear layers.
         targets: (n,) class per image; None draws them from the network's own answers.
         seed: Decides these.
         on_event: Called with the stage "ranking units".
@@ -72,6 +76,9 @@ def gate_scores(
     Fails when: the mean loss of large batches no longer moves, as on training images that the network has learned; take
     smaller batches.
     """
+    each = ImageGates(network.body, structure)
+    if batch_size == 1 and each.possible:
+        return _image_scores(network, source, each, images, targets, seed, on_event)
     gates = Gates(network.body, structure)
 
     def one(inputs: Tensor, asked: Tensor | None, index: int) -> dict[str, Tensor]:
@@ -81,6 +88,29 @@ def gate_scores(
         return {name: slope.square() for name, slope in zip(ones, slopes, strict=True)}
 
     return _gathered(network, source, one, images, batch_size, targets, on_event)
+
+
+def _image_scores(
+    network: ImageNetwork,
+    source: Source,
+    gates: ImageGates,
+    images: int,
+    targets: Tensor | None,
+    seed: int,
+    on_event: Listener,
+) -> dict[str, Scored]:
+    """(dL/dz)^2 image by image, in passes of many images."""
+    parts: dict[str, list[Tensor]] = {name: [] for name in gates.units}
+    count, done = min(images, len(source)), 0
+    for inputs, asked, index in batches(network, source, images=images, batch_size=TOGETHER, targets=targets):
+        ones = {name: gate.requires_grad_() for name, gate in gates.ones(len(inputs)).items()}
+        loss = loss_of(gates(inputs, ones), asked, seed=seed, index=index) * len(inputs)
+        slopes = torch.autograd.grad(loss, list(ones.values()), allow_unused=True, materialize_grads=True)
+        for name, slope in zip(ones, slopes, strict=True):
+            parts[name].append(slope.T.square())
+        done += len(inputs)
+        on_event(Event("ranking units", done, count))
+    return {name: over_images(torch.cat(one, dim=1)) for name, one in parts.items()}
 
 
 def second_order_scores(
