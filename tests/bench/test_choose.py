@@ -1,5 +1,19 @@
+import pytest
+import torch
+
+from reverie.bench.against_torch_pruning import Effort, compared
 from reverie.bench.choose import CHOOSE
+from reverie.bench.evidence import COMPARED, oracle_data
 from reverie.bench.figure import run_bench
+from reverie.bench.pruned_detector import Joined, loss_scores
+from reverie.bench.vision_transformer import without_training
+from reverie.bench.when_to_prune import Setting, when_to_prune
+from reverie.core.events import silent
+from reverie.core.network import ImageNetwork
+from reverie.core.source import noise_source
+from reverie.distill.detector import SmallDetector, make_scenes
+from reverie.graph import probe
+from reverie.zoo.datasets import test_set as embedded_images
 
 
 def test_every_figure_has_a_name_of_its_own_and_a_command():
@@ -9,10 +23,73 @@ def test_every_figure_has_a_name_of_its_own_and_a_command():
     assert all(question.command == f"reverie bench choose --only {question.name}" for question in questions)
 
 
-def test_what_cannot_be_run_says_why():
-    value, _ = run_bench("choose", CHOOSE, only=("deit-gain", "epi-distance"))
+def test_what_cannot_be_run_says_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    value, _ = run_bench("choose", CHOOSE, only=("deit-gain",))
     found = {figure["name"]: figure for figure in value["figures"]}
-    for name in ("deit-gain", "epi-distance"):
-        assert found[name]["value"] is None
-        assert found[name]["holds"] is None
-        assert "not run: " in found[name]["reason"]
+    assert found["deit-gain"]["value"] is None
+    assert found["deit-gain"]["holds"] is None
+    assert "needs data/deit_tiny" in found["deit-gain"]["reason"]
+
+
+def test_the_oracle_is_published_unit_by_unit():
+    data = oracle_data("fashion-resnet20", images=16)
+    units = sum(count for _, count in data["units"])
+    kinds = {kind for pair in COMPARED.values() for kind in pair}
+    assert kinds < data.keys()
+    assert all(len(data[kind]) == units for kind in kinds)
+    assert data["images"] == 16
+    # One batch of sixteen: its square is the square of the mean over all of them.
+    assert data["squared"] == pytest.approx([value**2 for value in data["whole_set_signed"]], rel=1e-3, abs=1e-12)
+
+
+def test_when_to_prune_tries_every_epoch():
+    setting = Setting(epochs=2, images=64, judged=64, seeds=1, widths=(4, 4, 4))
+    found = when_to_prune(silent, setting)
+    assert found["epi-epoch"].value == 1, "too few epochs to look back, so the last one"
+    assert found["epi-best-epoch"].value in (0, 1)
+    assert found["epi-distance"].value == abs(1 - found["epi-best-epoch"].value)
+    assert min(found["epi-points-lost"].value, found["epi-first-epoch-lost"].value) >= 0
+
+
+def test_scores_of_a_detector_are_zero_for_units_that_are_silent():
+    scenes = make_scenes(embedded_images("fashion-mnist"), count=16, seed=0)
+    torch.manual_seed(0)
+    body = Joined(SmallDetector(classes=10, channels=1, width=4)).eval()
+    with torch.no_grad():
+        body.detector.fine[1][0].weight[:, 2] = 0
+    structure = probe(body, torch.zeros(2, 1, 96, 96))
+    scores = loss_scores(body, structure, scenes)
+    first = scores[structure.free[0].name]
+    assert first[2] == 0
+    assert (first[[0, 1, 3]] > 0).all()
+
+
+def test_a_transformer_loses_units_and_heads_of_every_block():
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    size = {"img_size": 12, "patch_size": 4, "in_chans": 1, "num_classes": 5, "embed_dim": 24, "depth": 2}
+    body = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_heads=4, **size)
+    network = ImageNetwork(body, image_shape=(1, 12, 12)).eval()
+    images = noise_source(count=24, image_shape=(1, 12, 12), seed=0)
+    found = without_training("tiny", network, images, images, on_event=silent)
+    assert {name.removeprefix("tiny-") for name in found} == {
+        "gain",
+        "ours",
+        "magnitude",
+        "ranking-alone",
+        "magnitude-refitted",
+    }
+    assert found["tiny-gain"].value == pytest.approx(100 * (found["tiny-ours"].value - found["tiny-magnitude"].value))
+    assert found["tiny-ours"].value >= found["tiny-ranking-alone"].value
+
+
+@pytest.mark.nightly
+def test_both_sides_are_pruned_to_the_same_latency_and_kept(tmp_path):
+    pytest.importorskip("torch_pruning")
+    try:
+        found = compared(Effort(steps=2, tested=200, depth=20), folder=tmp_path, on_event=silent)
+    except Exception as error:  # noqa: BLE001  no CIFAR-10 here
+        pytest.skip(str(error))
+    assert found["torch-pruning-reverie-latency"].value <= 0.5
+    assert len(list((tmp_path / "stages").iterdir())) == 3

@@ -2,8 +2,10 @@
 
 import contextlib
 import math
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,17 +14,18 @@ from reverie.bench.figure import Measured
 from reverie.compress.allocator import Option, Site, allocate
 from reverie.compress.arrays import compile_problem
 from reverie.compress.baselines import greedy_allocate, halp_allocate
+from reverie.compress.compress import WIDTH_STEP
 from reverie.compress.diverse import diverse_allocations
 from reverie.compress.integer_program import solve_core
 from reverie.compress.latencies import macs_at
 from reverie.compress.sites import LayerCost, Problem, Sites, build_problem, find_sites
-from reverie.compress.study import Study, study_of
+from reverie.compress.study import Study, read_study, study_of
 from reverie.core.errors import MissingExtra, VerificationFailed
 from reverie.core.events import Event, Listener
 from reverie.graph import probe
 from reverie.graph.structure import Layer, Structure
 
-__all__ = ["bilinear", "diverse", "knapsack", "resnet50_structure", "resolved", "true_latency"]
+__all__ = ["BUDGETS", "COMPARED", "bilinear", "diverse", "knapsack", "resnet50_structure", "resolved", "true_latency"]
 
 # Seconds that HiGHS is given for one problem.
 PATIENCE = 20.0
@@ -95,13 +98,37 @@ def diverse(on_event: Listener) -> Mapping[str, Measured]:
     return {"diverse-time": _spread(seconds), "diverse-plans": Measured(min(plans)), "diverse-worst": _spread(worst)}
 
 
+def _torchvision(name: str) -> Structure:
+    """The structure of a network of torchvision, untrained."""
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise MissingExtra(f'{name} comes from torchvision; pip install "reverie[timm]"') from error
+    return probe(models.get_model(name, weights=None).eval(), torch.zeros(2, 3, 224, 224))
+
+
 def resnet50_structure() -> Structure:
     """The structure of torchvision's ResNet-50, untrained."""
-    try:
-        from torchvision.models import resnet50
-    except ImportError as error:
-        raise MissingExtra('ResNet-50 comes from torchvision; pip install "reverie[timm]"') from error
-    return probe(resnet50(weights=None).eval(), torch.zeros(2, 3, 224, 224))
+    return _torchvision("resnet50")
+
+
+def _embedded(name: str) -> Structure:
+    from reverie.zoo.load import load
+
+    network = load(f"zoo:{name}")
+    return probe(network.body, torch.zeros(2, *network.image_shape))
+
+
+COMPARED: Mapping[str, Callable[[], Structure]] = {
+    "resnet50": resnet50_structure,
+    "resnet18": lambda: _torchvision("resnet18"),
+    "vgg16": lambda: _torchvision("vgg16_bn"),
+    "mobilenetv2": lambda: _torchvision("mobilenet_v2"),
+    "cifar10-vgg": lambda: _embedded("cifar10-vgg"),
+}
+"""Networks on which ways to allocate are compared."""
+
+BUDGETS = (0.7, 0.5, 0.3)
 
 
 def stairs_latency(layer: Layer, in_channels: int, out_channels: int, groups: int) -> float:
@@ -134,15 +161,14 @@ def bilinear(on_event: Listener) -> Mapping[str, Measured]:
     structure = resnet50_structure()
     seconds: list[float] = []
     gaps: list[float] = []
-    shares = (0.7, 0.5, 0.3)
-    for index, share in enumerate(shares):
+    for index, share in enumerate(BUDGETS):
         problem = _problem(structure, seed=index)
         budgets = {"latency": _limit(problem, share)}
         began = time.process_time()
         found = allocate(problem.sites, problem.pairs, budgets=budgets, gap=1e-4)
         seconds.append(time.process_time() - began)
         gaps.append(found.gap)
-        on_event(Event("allocating", index + 1, len(shares)))
+        on_event(Event("allocating", index + 1, len(BUDGETS)))
     return {
         "bilinear-time": Measured(max(seconds), (min(seconds), max(seconds)), "range"),
         "bilinear-gap": Measured(max(gaps)),
@@ -150,48 +176,58 @@ def bilinear(on_event: Listener) -> Mapping[str, Measured]:
 
 
 def resolved(on_event: Listener) -> Mapping[str, Measured]:
-    """Another budget for a CIFAR ResNet-20, from a study that was read from its file."""
-    import tempfile
-    from pathlib import Path
+    """Another budget, of latency and of multiply-adds, for embedded networks, from a study read from its file.
 
-    from reverie.compress.study import read_study
-    from reverie.zoo.load import load
-
-    network = load("zoo:cifar10-resnet20")
-    structure = probe(network.body, torch.zeros(2, *network.image_shape))
+    At the widths that `compress` offers. The time is that of reading the file, solving, and writing down the plan.
+    """
     taken: list[float] = []
+    shares = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+    names = ("cifar10-resnet20", "fashion-resnet20", "cifar10-vgg", "fashion-vgg")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "study.json"
-        _study(structure).save(path)
-        for index, share in enumerate((0.9, 0.8, 0.7, 0.6, 0.5, 0.4)):
-            began = time.process_time()
-            read_study(path).solve({"macs": share})
-            taken.append(1e3 * (time.process_time() - began))
-            on_event(Event("solving again", index + 1, 6))
-    return {"resolve-time": Measured(max(taken), (min(taken), max(taken)), "range of six budgets")}
+        for at, name in enumerate(names):
+            path = Path(folder) / f"{name}.json"
+            _study(_embedded(name)).save(path)
+            for column in ("latency", "macs"):
+                for share in shares:
+                    began = time.process_time()
+                    read_study(path).solve({column: share}).plan.to_json()
+                    taken.append(1e3 * (time.process_time() - began))
+            on_event(Event("solving again", at + 1, len(names)))
+    kind = f"range of {len(taken)} budgets"
+    return {
+        "resolve-time": Measured(max(taken), (min(taken), max(taken)), kind),
+        "resolve-time-median": Measured(float(np.median(taken))),
+    }
 
 
 def _study(structure: Structure) -> Study:
-    sites = find_sites(structure, step=16)
+    sites = find_sites(structure, step=WIDTH_STEP)
     scores = {group.name: torch.arange(group.units) for group in structure.free}
-    return study_of(sites, _drawn_losses(sites, 0), {"macs": macs_at}, scores)
+    columns: dict[str, LayerCost] = {"macs": macs_at, "latency": stairs_latency}
+    return study_of(sites, _drawn_losses(sites, 0), columns, scores)
 
 
 def true_latency(on_event: Listener) -> Mapping[str, Measured]:
-    """Loss of HALP's knapsack and of the greedy rule over the optimum's, at equal latency: ResNet-50, three budgets."""
-    structure = resnet50_structure()
+    """Loss of HALP's knapsack and of the greedy rule over the optimum's, at equal latency.
+
+    One figure per network and budget, and the median of all. Importance is drawn, latency is that of `stairs_latency`
+    with both widths of every layer as they are.
+    """
+    table: dict[str, Measured] = {}
     halp: list[float] = []
     greedy: list[float] = []
-    shares = (0.7, 0.5, 0.3)
-    for index, share in enumerate(shares):
-        problem = _problem(structure, seed=index)
-        limit = _limit(problem, share)
-        best = allocate(problem.sites, problem.pairs, budgets={"latency": limit}, gap=1e-4).loss
-        theirs = halp_allocate(problem.sites, problem.pairs, budget="latency", limit=limit)
-        halp.append(theirs.loss / best)
-        greedy.append(greedy_allocate(problem.sites, problem.pairs, budgets={"latency": limit}).loss / best)
-        on_event(Event("allocating", index + 1, len(shares)))
-    return {"halp-extra-loss": _spread(halp), "greedy-extra-loss": _spread(greedy)}
+    for name, make in COMPARED.items():
+        structure = make()
+        for index, share in enumerate(BUDGETS):
+            problem = _problem(structure, seed=index)
+            limit = _limit(problem, share)
+            best = allocate(problem.sites, problem.pairs, budgets={"latency": limit}, gap=1e-3).loss
+            theirs = halp_allocate(problem.sites, problem.pairs, budget="latency", limit=limit)
+            halp.append(theirs.loss / best)
+            greedy.append(greedy_allocate(problem.sites, problem.pairs, budgets={"latency": limit}).loss / best)
+            table[f"halp-{name}-{100 * share:.0f}"] = Measured(halp[-1])
+            on_event(Event("allocating", len(halp), len(COMPARED) * len(BUDGETS)))
+    return {**table, "halp-extra-loss": _spread(halp), "greedy-extra-loss": _spread(greedy)}
 
 
 def _spread(values: list[float]) -> Measured:

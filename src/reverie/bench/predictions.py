@@ -18,6 +18,7 @@ from reverie.compress.sites import Sites, find_sites
 from reverie.compress.study import Solution, Study, study_of
 from reverie.core.events import Event, Listener
 from reverie.core.network import ImageNetwork
+from reverie.core.rng import preserved_rng
 from reverie.cost.backend import Backend
 from reverie.cost.backends import backend_of
 from reverie.cost.latency import LatencyTable, measure_networks
@@ -26,16 +27,17 @@ from reverie.cost.predictor import fit_predictor
 from reverie.graph import bypass, cut, probe
 from reverie.graph.structure import Structure
 from reverie.zoo.load import load
+from reverie.zoo.networks import CifarResNet
 
 __all__ = ["budgets_met", "predictions", "table_time"]
 
 Run = Callable[[Listener], Mapping[str, Measured]]
 
-NETWORKS = ("zoo:cifar10-resnet20", "zoo:cifar10-vgg", "zoo:fashion-resnet20", "zoo:fashion-vgg")
-SHARES = (0.9, 0.8, 0.7, 0.6, 0.5)
-HELD_OUT = 12
-# Plans are aimed at the middle of the 3 % that are allowed.
-AIM = 0.013
+NETWORKS = ("zoo:cifar10-resnet20", "zoo:cifar10-vgg", "zoo:fashion-resnet20", "zoo:fashion-vgg", "resnet56")
+SHARES = (0.85, 0.7, 0.6, 0.5)
+FORETOLD, HELD_OUT = ("zoo:cifar10-resnet20", "zoo:fashion-vgg"), 12
+# Plans are to measure from 2.5 % to 0.6 % under the budget, so that the closing measurement is within the 3 %.
+MARGIN, WINDOW = 0.006, 0.019
 
 
 def table_time(on_event: Listener) -> Mapping[str, Measured]:
@@ -61,7 +63,7 @@ class _Subject:
 
     @staticmethod
     def of(name: str, backend: str, on_event: Listener) -> "_Subject":
-        network = load(name)
+        network = _network(name)
         structure = probe(network.body, torch.zeros(2, *network.image_shape))
         sites, runtime = find_sites(structure, step=16), backend_of(backend)
         table = LatencyTable(backend=runtime)
@@ -90,12 +92,21 @@ class _Subject:
         return study_of(self.sites, losses, cost_columns(self.table, {"latency": None}), self.scores)
 
 
+def _network(name: str) -> ImageNetwork:
+    """A network of the zoo, or an untrained one, whose latency is as good."""
+    if name != "resnet56":
+        return load(name)
+    with preserved_rng():
+        torch.manual_seed(0)
+        return ImageNetwork(CifarResNet(blocks=9), image_shape=(3, 32, 32)).eval()
+
+
 def predictions(backend: str) -> Run:
     """Errors of predicted shares of latency, over random plans of two networks that nothing was fitted to."""
 
     def run(on_event: Listener) -> Mapping[str, Measured]:
         errors: list[float] = []
-        for at, name in enumerate(NETWORKS[:: len(NETWORKS) - 1]):
+        for at, name in enumerate(FORETOLD):
             subject = _Subject.of(name, backend, on_event)
             rng = np.random.default_rng(at)
             whole, call = subject.summed({}), subject.table.overhead()
@@ -129,11 +140,11 @@ def budgets_met(backend: str) -> Run:
         for name in NETWORKS:
             subject = _Subject.of(name, backend, on_event)
             study = subject.study()
-
             for share in SHARES:
                 best = _within(subject, study, share)
                 reached.append(subject.measured(best.plan, seconds=20.0) / share)
-                on_event(Event("budgets", len(reached), len(NETWORKS) * len(SHARES)))
+                counts = {"measured_over_budget": reached[-1]}
+                on_event(Event("budgets", len(reached), len(NETWORKS) * len(SHARES), counts))
         inside = [0.97 <= one <= 1.0 for one in reached]
         spread = (min(reached) - 1, max(reached) - 1)
         return {f"budgets-met-{backend}": Measured(sum(inside) / len(inside), spread, "measured over budget, minus 1")}
@@ -143,11 +154,16 @@ def budgets_met(backend: str) -> Run:
 
 def _within(subject: _Subject, study: Study, share: float) -> Solution:
     def solve(limit: float) -> tuple[Solution, float]:
-        found = study.solve({"latency": limit}, gap=1e-4)
+        found = study.solve({"latency": limit}, spend="latency", gap=1e-4)
         return found, found.shares["latency"]
 
-    target = share * (1 - AIM)
+    target = share * (1 - MARGIN)
     best, _ = meet_budget(
-        solve, lambda one: subject.measured(one.plan, seconds=10.0), budget=target, first_limit=target, tolerance=AIM
+        solve,
+        lambda one: subject.measured(one.plan, seconds=10.0),
+        budget=target,
+        first_limit=target,
+        tolerance=WINDOW,
+        attempts=12,
     )
     return best.solution
