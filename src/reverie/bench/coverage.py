@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reverie.bench.examine import REMOVED, Row, examine
 from reverie.bench.figure import Job, Measured, Question, at_least, at_most
-from reverie.bench.kinds import OTHERS, SPEED, TIMM, Subject, timm_modules
+from reverie.bench.kinds import OTHERS, SPEED, TIMM, TIMM_MODULES, Subject
 from reverie.core.errors import VerificationFailed
 from reverie.core.events import Event, Listener, silent
 from reverie.core.store import read_json, write_json
@@ -32,7 +32,7 @@ LISTS: Mapping[str, Callable[[], Sequence[Subject]]] = {
     "timm": lambda: TIMM,
     "others": lambda: OTHERS,
     "speed": lambda: SPEED,
-    "modules": timm_modules,
+    "modules": lambda: TIMM_MODULES,
 }
 """Name -> networks."""
 

@@ -13,7 +13,7 @@ from reverie.report.table import Cell, Table, to_markdown
 __all__ = ["coverage_page", "coverage_rows", "coverage_table"]
 
 _COLUMNS = (
-    "network", "exercises", "parameters", "analysis s", "units", "parameters certified", "removed",
+    "network", "exercises", "parameters", "analysis s", "units", "parameters certified", "removed", "uncut, float32",
     "cut, float32", "cut, float64", "fresh process", "ONNX Runtime", "holds",
 )  # fmt: skip
 
@@ -92,6 +92,7 @@ def _cells(row: Row) -> tuple[Cell, ...]:
         "" if row.units is None else f"{row.free} of {row.units}",
         _number(row.certified, ".1%"),
         "" if not row.removed or not row.free else f"{row.removed / row.free:.0%}",
+        _number(row.rounding, ".0e") + (f" ({row.calmed})" if row.calmed else ""),
         _number(row.cut_difference, ".0e"),
         _number(row.exact_difference, ".0e"),
         "same bits" if row.fresh_difference == 0 else _number(row.fresh_difference, ".0e"),
@@ -134,12 +135,15 @@ examined in a process of its own:
 
 - *analysis s*: processor seconds of `probe` in the architecture's own size, branches included, after PyTorch's own
   first-use costs; the other columns are of the smaller build that the list states;
-- *units*: certified of all, inputs, outputs and positions not counted; *parameters certified*: the share of the
-  parameters' elements that go with some certified unit;
+- *units*: certified of all; inputs, outputs, positions, and entries of tables are no units; *parameters certified*:
+  the share of the parameters' elements that go with some certified unit;
 - *removed*: at least {removed} of every certified group, at random, as a share of the certified units. With random
   weights and statistics, the cut network is compared with the uncut one in which only the surviving elements take
   part, which knows nothing of the analysis (`reverie.graph.oracle`); differences are shares of the largest output
   where that is above 1, and at most {exact:g} holds;
+- *uncut, float32*: the uncut network's own rounding, single against double precision, without any cut. Where random
+  weights blow it up beyond a tenth of the bound, the scales of the normalizations are halved as often as the number in
+  brackets says, so that the bound speaks of the cut; double precision is exact either way;
 - *fresh process*: weights and record are read by the reader of
   [loading without Reverie](../loading_without_reverie.md) in a process that cannot import Reverie;
 - *ONNX Runtime*: exported with a free batch size, run with 2 and with 1; at most {carried:g} holds.

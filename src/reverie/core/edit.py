@@ -62,12 +62,16 @@ def _cut(name: str, tensor: Tensor, by_dim: Mapping[int, tuple[int, ...]]) -> Te
     with torch.no_grad():
         for dim, indices in by_dim.items():
             size = tensor.shape[dim] if 0 <= dim < tensor.ndim else 0
-            outside = [index for index in indices if not 0 <= index < size]
-            if outside:
+            if indices and not 0 <= min(indices) <= max(indices) < size:
+                outside = next(index for index in indices if not 0 <= index < size)
                 raise ShapeError(
-                    f"the record keeps index {outside[0]} of {name} dimension {dim}, which has {size}; "
+                    f"the record keeps index {outside} of {name} dimension {dim}, which has {size}; "
                     "the record belongs to another network"
                 )
+            if tensor.is_meta:
+                # Shapes alone: PyTorch would take as long as with data.
+                tensor = tensor.new_empty((*tensor.shape[:dim], len(indices), *tensor.shape[dim + 1 :]))
+                continue
             tensor = tensor.index_select(dim, torch.tensor(indices, dtype=torch.int64, device=tensor.device))
         tensor = tensor.contiguous()
     return nn.Parameter(tensor, requires_grad=needs_gradient) if is_parameter else tensor

@@ -26,6 +26,7 @@ from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import preserved_rng
 from reverie.core.store import write_bytes
+from reverie.cost.batch_statistics import BatchStatistics
 
 __all__ = ["INPUT", "OPSET", "OUTPUT", "check_onnx", "export_onnx", "quiet_exporter", "run_onnx", "session"]
 
@@ -185,7 +186,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's prints, warnings and log lines to itself; levels are as before afterwards."""
+    """Keep the exporter's prints and warnings to itself, and from it what it gets wrong; all as before afterwards."""
     loggers = [logging.getLogger(name) for name in TALKATIVE]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -195,6 +196,7 @@ def quiet_exporter() -> Iterator[None]:
             warnings.catch_warnings(),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
+            BatchStatistics(),
         ):
             warnings.simplefilter("ignore")
             yield

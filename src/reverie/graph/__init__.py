@@ -4,6 +4,7 @@ from reverie.graph import aten as aten
 from reverie.graph import moves as moves
 from reverie.graph import recurrent as recurrent
 from reverie.graph import sampling as sampling
+from reverie.graph.carry import cut_optimizer, fold_constants
 from reverie.graph.certify import certify, permute
 from reverie.graph.cut import bypass, cut
 from reverie.graph.mask import masked
@@ -26,6 +27,8 @@ __all__ = [
     "bypass",
     "certify",
     "cut",
+    "cut_optimizer",
+    "fold_constants",
     "masked",
     "permute",
     "probe",

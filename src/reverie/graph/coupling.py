@@ -56,6 +56,8 @@ class Coupling:
         self._sizes: list[int] = []
         self._meanings: dict[int, Axis] = {}
         self._reasons: dict[int, str] = {}
+        # Of today's atoms: forgotten whenever one is found to mean others.
+        self._resolved: dict[Axis, Axis] = {}
 
     def atom(self, size: int, *, frozen: str | None = None) -> Axis:
         """An axis of one new atom; an axis of size 1 has none."""
@@ -68,6 +70,7 @@ class Coupling:
         if axis in (ONE, ()):
             return axis
         named = self._new(self.size(axis))
+        # Nobody has seen this atom before, so nothing that was resolved changes.
         self._meanings[len(self._sizes) - 1] = axis
         return named
 
@@ -81,7 +84,10 @@ class Coupling:
 
     def size(self, axis: Axis, kept: Mapping[int, int] | None = None) -> int:
         """Rows of an axis; where `kept` gives an atom's number of kept units, rows that would be left."""
-        kept = kept or {}
+        if not kept:
+            if len(axis) == 1 and len(axis[0]) == 1 and isinstance(axis[0][0], int):
+                return self._sizes[axis[0][0]]
+            return self._whole(axis)
 
         def of(factor: int | Axis) -> int:
             return kept.get(factor, self._sizes[factor]) if isinstance(factor, int) else total(factor)
@@ -95,7 +101,16 @@ class Coupling:
                 rows += product
             return rows
 
-        return total(self.resolve(axis) if kept else axis)
+        return total(self.resolve(axis))
+
+    def _whole(self, axis: Axis) -> int:
+        sizes, rows = self._sizes, 0
+        for term in axis:
+            product = 1
+            for factor in term:
+                product *= sizes[factor] if isinstance(factor, int) else self._whole(factor)
+            rows += product
+        return rows
 
     def resolve(self, axis: Axis) -> Axis:
         """The axis in terms of today's atoms.
@@ -103,10 +118,13 @@ class Coupling:
         A sum never stands first in a product: (a + b) x c is written a x c + b x c. The reverse does not hold, since
         c x (a + b) interleaves.
         """
-        terms: list[Term] = []
-        for term in axis:
-            terms.extend(self._resolve_term(term))
-        return tuple(terms)
+        known = self._resolved.get(axis)
+        if known is None:
+            terms: list[Term] = []
+            for term in axis:
+                terms.extend(self._resolve_term(term))
+            known = self._resolved[axis] = tuple(terms)
+        return known
 
     def atoms(self, axis: Axis) -> list[int]:
         """The atoms in an axis, in order, each once."""
@@ -206,6 +224,7 @@ class Coupling:
         if reason is not None:
             self.freeze(meaning, reason)
         self._meanings[atom] = meaning
+        self._resolved.clear()
 
     def _walk(self, axis: Axis) -> Iterator[int]:
         for term in axis:

@@ -126,8 +126,7 @@ def keep_units(model: nn.Module, structure: Structure, kept: Mapping[str, Sequen
         for name in (tensor, *structure.aliases.get(tensor, ()))
     }
     for (tensor, dim), rows in removed.items():
-        left = tuple(row for row in range(shapes[tensor][dim]) if row not in rows)
-        slices.setdefault(tensor, {})[dim] = left
+        slices.setdefault(tensor, {})[dim] = tuple(sorted(set(range(shapes[tensor][dim])).difference(rows)))
     return Keep(slices, _sizes(model, attributes))
 
 

@@ -1,6 +1,6 @@
 """From axes to plain data: name the groups, list their slices, and describe the layers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any, Literal
@@ -79,9 +79,10 @@ def _members(trace: Trace, analysis: Analysis, names: Sequence[str]) -> dict[int
             if place.atom in members:
                 members[place.atom][1].append(_slice(analysis, path, index, place, "follow"))
     crossed = _crossed(analysis)
+    parameters = {name for name, _ in trace.model.named_parameters()}
     for atom, (slices, _) in members.items():
         if not any(part.role == "produce" for part in slices):
-            slices[:] = _stored(trace, slices)
+            slices[:] = _stored(trace, slices, parameters)
         _freeze_unproven(analysis, atom, slices, is_crossed=atom in crossed)
     return members
 
@@ -105,12 +106,11 @@ def _scaled(analysis: Analysis) -> dict[int, tuple[Rescale, ...]]:
     return {atom: tuple(parts) for atom, parts in found.items()}
 
 
-def _stored(trace: Trace, slices: Sequence[Slice]) -> list[Slice]:
+def _stored(trace: Trace, slices: Sequence[Slice], parameters: Collection[str]) -> list[Slice]:
     """Slices of units that no layer makes: where they are stored as such, like learned tokens, that is what makes them.
 
     Vectors do not count: a bias or a scale has no meaning without what it is added to.
     """
-    parameters = dict(trace.model.named_parameters())
     return [
         replace(part, role="produce")
         if part.role == "follow" and part.tensor in parameters and len(trace.tensors[part.tensor].shape) > 1

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -42,6 +42,11 @@ _RECURRENT = {
 
 
 _BATCH_NORM = torch.ops.aten.native_batch_norm.default
+_BATCH_NORM_DEFAULTS: dict[str, Any] = {
+    "input": None, "running_mean": None, "running_var": None, "weight": None, "bias": None, "training": False,
+    "momentum": 0.1, "eps": 1e-5,
+}  # fmt: skip
+_BATCH_NORM_ORDER = ("input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
 
 
 class Functions(TorchFunctionMode):
@@ -74,8 +79,9 @@ class Functions(TorchFunctionMode):
         op = _RECURRENT.get(func)
         try:
             # PyTorch would take this operation apart in Python, which is most of a pass.
-            if func is torch.batch_norm and not args[5] and args[3] is not None:
-                return self._whole(_BATCH_NORM, args[:8], kwargs, lambda: _normalized(args))[0]
+            stated = _batch_norm(func, args, kwargs)
+            if stated is not None:
+                return self._whole(_BATCH_NORM, stated, {}, lambda: _normalized(stated))[0]
             # A packed sequence has its batch sizes where others have a flag; its lengths are data.
             if op is not None and not isinstance(args[3], Tensor | tuple | list):
                 return self._whole(op, args, kwargs, lambda: _recurrent(args))
@@ -86,6 +92,21 @@ class Functions(TorchFunctionMode):
                 found = tuple(self._value(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
                 self._refused = (error, getattr(func, "__name__", str(func)), found)
             raise
+
+
+def _batch_norm(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Arguments of the operation where a function normalizes with stored statistics; None for all others.
+
+    Only the outermost function is seen, which layers and code call differently.
+    """
+    if func is torch.batch_norm and not kwargs:
+        found = args[:8]
+    elif func is nn.functional.batch_norm:
+        given = _BATCH_NORM_DEFAULTS | dict(zip(_BATCH_NORM_DEFAULTS, args, strict=False)) | kwargs
+        found = tuple(given[name] for name in _BATCH_NORM_ORDER)
+    else:
+        return None
+    return None if found[5] or found[3] is None or found[4] is None else found
 
 
 def _normalized(arguments: tuple[Any, ...]) -> tuple[Tensor, ...]:

@@ -68,6 +68,29 @@ def _factors(step: Step, axis: Axis, sizes: list[int]) -> list[Axis]:
     return factors
 
 
+@register_rule(aten.as_strided_, aten.as_strided)
+def as_strided(step: Step) -> None:
+    """PyTorch lays out the result of a mean anew, in the same shape; all else that strides can say is frozen."""
+    data = step["self"]
+    if tuple(step["size"]) == data.shape and step["storage_offset"] in (None, 0):
+        step.emit_moved(step.axes(data))
+        return
+    for axis in step.axes(data):
+        step.freeze(axis, "is laid out anew")
+    step.emit(tuple(step.fixed(size) for size in step.call.outputs[0].shape))
+
+
+@register_rule(aten.unfold)
+def unfold(step: Step) -> None:
+    """One axis becomes windows, and the positions within a window a new last axis."""
+    axes = list(step.axes(step["self"]))
+    dim = step["dimension"] % len(axes)
+    step.freeze(axes[dim], "is cut into windows")
+    shape = step.call.outputs[0].shape
+    axes[dim] = step.fixed(shape[dim])
+    step.emit((*axes, step.fixed(shape[-1])))
+
+
 @register_rule(aten.expand, aten.expand_as)
 def expand(step: Step) -> None:
     """Size 1 is repeated; the repeats are alike, so any may go if the code lets it."""

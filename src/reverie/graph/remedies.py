@@ -78,12 +78,14 @@ class _Attribute(NamedTuple):
 class _Tie(NamedTuple):
     """A dimension of an input of the module `level` steps above the running one, or of what that made since.
 
-    Inputs are numbered from 0, and after them the operations.
+    Inputs are numbered from 0, and after them the operations. With `nested`, the axis in question and the one before it
+    together are that dimension, as in `x.view(n, t, heads, c // heads)`.
     """
 
     level: int
     given: int
     dim: int
+    nested: bool = False
 
 
 @dataclass(eq=False)
@@ -204,6 +206,20 @@ class Remedies:
                 for dim, other in enumerate(self.analysis.axes.get(value.index, ())):
                     if coupling.size(other) == whole and coupling.size(other, widths) == stated:
                         yield _Tie(level, given, dim)
+        yield from self._nested(index, slot, axis, stated, widths)
+
+    def _nested(self, index: int, slot: Slot, axis: Axis, stated: int, widths: Mapping[int, int]) -> Iterator[_Tie]:
+        """Widths of which the code takes a part: the whole one is the axis before this one times this one."""
+        coupling, call = self.analysis.coupling, self.trace.calls[index]
+        before = slot_axis(self.analysis, call, Slot(slot.output, slot.dim - 1)) if slot.dim > 0 else None
+        if before is None or coupling.size(before) < 2:
+            return
+        whole, parts = coupling.size(before) * coupling.size(axis), coupling.size(before, widths)
+        for level, frame in enumerate(self._frames[index][:2]):
+            for given, value in enumerate(frame.inputs):
+                for dim, other in enumerate(self.analysis.axes.get(value.index, ())):
+                    if coupling.size(other) == whole and coupling.size(other, widths) // parts == stated:
+                        yield _Tie(level, given, dim, nested=True)
 
     def _attributes(self, index: int, size: int, output: int) -> Iterator[_Attribute]:
         """Attributes of the modules around an operation that have a value and that no axis has taken yet."""
@@ -240,7 +256,7 @@ class Remedies:
                 if source is not None:
                     self._rewrite(frame.module, remedy, source)
             else:
-                self._couple(index, frame, remedy, axis)
+                self._couple(index, frame, remedy, axis, slot)
 
     def _rewrite(self, module: str, remedy: _Attribute, axis: Axis) -> None:
         owner, _, leaf = _path(module, remedy.name).rpartition(".")
@@ -249,9 +265,12 @@ class Remedies:
         if remedy.place < len(values) and values[remedy.place] == self.analysis.coupling.size(axis):
             self.analysis.attributes.setdefault(key, axis)
 
-    def _couple(self, index: int, frame: ModuleCall, remedy: _Tie, axis: Axis) -> None:
+    def _couple(self, index: int, frame: ModuleCall, remedy: _Tie, axis: Axis, slot: Slot) -> None:
         other = self._given(frame, remedy.given, remedy.dim)
         coupling = self.analysis.coupling
+        if remedy.nested:
+            before = slot_axis(self.analysis, self.trace.calls[index], Slot(slot.output, slot.dim - 1))
+            axis = axis if before is None else coupling.product(before, axis)
         if other is not None and coupling.size(other) == coupling.size(axis):
             coupling.couple(other, axis, str(self.trace.calls[index]))
 

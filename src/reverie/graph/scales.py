@@ -20,6 +20,7 @@ from reverie.graph.trace import Call, Trace, Value
 __all__ = ["Source", "exponent", "numbers", "sources"]
 
 _SUMS = {"addmm", "mm", "linear", "convolution", "native_layer_norm", "native_batch_norm", "_fused_rms_norm"}
+_ADDITIONS = {"add", "add_"}
 _TOLERANCE = 1e-9
 _STEPS_PER_POWER = 8
 
@@ -137,9 +138,12 @@ class _Program:
         return [self._calls[index] for index in sorted(needed)], list(leaves)
 
     def _before(self, call: Call, is_weight: bool) -> Iterator[tuple[Value, bool]]:
-        is_sum = call.op.overloadpacket.__name__ in _SUMS
+        name = call.op.overloadpacket.__name__
         for value in call.inputs:
-            if not is_sum or is_weight:
+            if name in _ADDITIONS:
+                # A bias that is added by itself.
+                yield value, is_weight or value.index in self._stored
+            elif name not in _SUMS or is_weight:
                 yield value, is_weight
             elif value.index in self._stored:
                 yield value, True

@@ -48,6 +48,8 @@ class Slice:
 
     def rows(self, units: Iterable[int]) -> list[int]:
         """The rows of some units; each unit's rows stand together, in the order of the argument."""
+        if self.block == 1 and not self.outer:
+            return [self.offset + unit for unit in units]
         starts = [self.offset]
         for count, stride in self.outer:
             starts = [start + index * stride for start in starts for index in range(count)]

@@ -8,7 +8,7 @@ Recurrent layers are kept whole, as one operation each. Sources: function and di
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -59,7 +59,7 @@ class Call:
     @property
     def inputs(self) -> tuple[Value, ...]:
         """The tensors that went in, in the order of the arguments."""
-        return tuple(leaf for leaf in tree_leaves(dict(self.arguments)) if isinstance(leaf, Value))
+        return tuple(_values(self.arguments.values()))
 
     def __str__(self) -> str:
         return f"{self.op.overloadpacket} in {self.module or 'the network itself'}"
@@ -120,6 +120,14 @@ class Trace:
     def attribute(self, module: str, name: str) -> tuple[int, ...]:
         """An attribute of a module that holds one integer or several; empty where it has no such attribute."""
         return integers(getattr(self.model.get_submodule(module), name, None))
+
+
+def _values(given: Iterable[Any]) -> Iterator[Value]:
+    for one in given:
+        if isinstance(one, Value):
+            yield one
+        elif isinstance(one, list | tuple):
+            yield from _values(one)
 
 
 def integers(value: object) -> tuple[int, ...]:
@@ -274,13 +282,23 @@ class _Recorder(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> object:
-        kwargs = self._shadow.arguments(func, kwargs or {})
+        kwargs = kwargs or {}
         if self._state.paused:
-            return func(*args, **kwargs)
-        before = tree_map_only(Tensor, self.value, (args, kwargs))
-        result = func(*args, **kwargs)
-        self._note(func, (before[0], before[1]), result)
+            return self._shadow.run(func, args, kwargs)
+        before = self._described(args), self._described(kwargs)
+        result = self._shadow.run(func, args, kwargs)
+        self._note(func, before, result)
         return result
+
+    def _described(self, given: Any) -> Any:  # noqa: ANN401  arguments of any kind
+        """Arguments with a `Value` for each tensor; operations take nothing deeper than lists."""
+        if isinstance(given, Tensor):
+            return self.value(given)
+        if isinstance(given, list | tuple):
+            return type(given)(map(self._described, given)) if type(given) in (list, tuple) else given
+        if type(given) is dict:
+            return {name: self._described(one) for name, one in given.items()}
+        return given
 
     def whole(
         self,
@@ -290,19 +308,22 @@ class _Recorder(TorchDispatchMode):
         make: Callable[[], tuple[Tensor, ...]],
     ) -> tuple[Tensor, ...]:
         """Note one operation in place of all that would run in it; `make` gives its result."""
-        before = tree_map_only(Tensor, self.value, (args, kwargs))
+        before = self._described(args), self._described(kwargs)
         self._state.paused = True
         try:
             result = make()
         finally:
             self._state.paused = False
-        self._note(op, (before[0], before[1]), result)
+        self._note(op, before, result)
         return result
 
     def _note(
         self, op: torch._ops.OpOverload, arguments: tuple[tuple[Any, ...], Mapping[str, Any]], result: object
     ) -> None:
-        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        if isinstance(result, Tensor):
+            tensors = [result]
+        else:
+            tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if tensors:
             frames = self._state.frames
             module = frames[-1].name if frames else ""

@@ -2,6 +2,7 @@
 
 from reverie.bench.kinds.others import OTHERS
 from reverie.bench.kinds.subject import Input, Subject
-from reverie.bench.kinds.timm_list import SPEED, TIMM, timm_modules
+from reverie.bench.kinds.timm_list import SPEED, TIMM
+from reverie.bench.kinds.timm_modules import TIMM_MODULES
 
-__all__ = ["OTHERS", "SPEED", "TIMM", "Input", "Subject", "timm_modules"]
+__all__ = ["OTHERS", "SPEED", "TIMM", "TIMM_MODULES", "Input", "Subject"]

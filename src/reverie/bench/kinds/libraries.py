@@ -27,6 +27,7 @@ __all__ = [
     "ssdlite",
     "swin3d",
     "two_stage",
+    "vgg16_bn",
 ]
 
 
@@ -40,6 +41,15 @@ def _quietly(build: Callable[..., nn.Module], **arguments: Any) -> nn.Module:
 def alexnet() -> nn.Module:
     """Convolutions, a pool to 6 x 6, three wide linear layers."""
     return _quietly(torchvision.models.alexnet, num_classes=10)
+
+
+def vgg16_bn() -> nn.Module:
+    """Timm's VGG-16 with batch normalization and its head of convolutions, an eighth as wide."""
+    from timm.models.vgg import VGG
+
+    width, pool = (8, 16, 32, 64), "M"
+    cfg = [width[0]] * 2 + [pool] + [width[1]] * 2 + [pool] + ([width[2]] * 3 + [pool]) + ([width[3]] * 3 + [pool]) * 2
+    return VGG(cfg, num_classes=10, norm_layer=nn.BatchNorm2d, mlp_ratio=0.125)
 
 
 def googlenet() -> nn.Module:
@@ -141,8 +151,10 @@ class TwoStage(nn.Module):
         levels = self.pyramid({"0": fine, "1": self.layer2(fine)})
         objectness, offsets = self.proposals(list(levels.values()))
         regions = self.regions * x.shape[-1]
-        batch = torch.arange(len(x), device=x.device, dtype=x.dtype).repeat_interleave(len(regions))
-        rois = torch.cat([batch[:, None], regions.repeat(len(x), 1)], 1)
+        # Not `len(x)`, which exporters take for a constant.
+        count = x.shape[0]
+        batch = torch.arange(count, device=x.device, dtype=x.dtype)[:, None].expand(count, len(regions)).reshape(-1, 1)
+        rois = torch.cat([batch, regions.repeat(count, 1)], 1)
         seen = torchvision.ops.roi_align(levels["0"], rois, (5, 5), spatial_scale=0.25, sampling_ratio=2, aligned=True)
         scores, boxes = self.predictor(self.boxes(seen))
         return {"objectness": objectness, "offsets": offsets, "scores": scores, "boxes": boxes}

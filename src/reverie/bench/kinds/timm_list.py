@@ -5,10 +5,9 @@ from typing import Any
 
 from reverie.bench.kinds.subject import Input, Subject
 
-__all__ = ["SPEED", "TIMM", "timm_modules"]
+__all__ = ["SPEED", "TIMM"]
 
 _CREATE = "timm:create_model"
-_SMALL_WORDS = ("atto", "femto", "pico", "nano", "tiny", "xxs", "xs", "mini", "_s", "small", "_t", "b0", "_m0", "050")
 _ONES = [1, 1, 1, 1]
 _SMALL = [16, 32, 64, 128]
 _NONE: Mapping[str, Any] = {}
@@ -67,7 +66,9 @@ TIMM: tuple[Subject, ...] = (
             "num_init_features": 16, "growth_rates": [8] * 7, "num_blocks_list": [1] * 7,
         },
     ),
-    _timm("vgg16_bn", "plain, linear head by convolution", 64, 224),
+    _timm(
+        "vgg16_bn", "plain, linear head by convolution", 64, 224, by="reverie.bench.kinds.libraries:vgg16_bn"
+    ),
     _timm("inception_v3", "asymmetric branches", 96, 299),
     _timm("inception_v4", "branches", 96, 299),
     _timm("inception_resnet_v2", "scaled residual of branches", 96, 299),
@@ -146,38 +147,3 @@ SPEED: tuple[Subject, ...] = tuple(
     )
 )
 """Four whose analysis is to be fast, in their own size."""
-
-
-def timm_modules(*, largest: int = 30_000_000) -> tuple[Subject, ...]:
-    """A small architecture of each module of timm, beyond the forty.
-
-    Args:
-        largest: Parameters above which the smallest of a module is left out. Counting builds them without data.
-    """
-    import timm
-    import torch
-
-    by_module: dict[str, list[str]] = {}
-    for name in timm.list_models():
-        by_module.setdefault(timm.model_entrypoint(name).__module__.rpartition(".")[2], []).append(name)
-    found = []
-    for module, names in sorted(by_module.items()):
-        # Names of small variants say so; building all thousand architectures to count them takes minutes.
-        names = sorted(names, key=lambda name: (not any(word in name for word in _SMALL_WORDS), len(name), name))[:6]
-        sizes = {}
-        for name in names:
-            with torch.device("meta"):
-                try:
-                    built = timm.create_model(name, num_classes=10)
-                except (RuntimeError, NotImplementedError):
-                    # Some read numbers while they are built.
-                    continue
-            sizes[name] = sum(parameter.numel() for parameter in built.parameters())
-        if sizes:
-            name = min(sizes, key=lambda one: sizes[one])
-            stated = timm.get_pretrained_cfg(name)
-            side = 224 if stated is None else stated.input_size[-1]
-            if sizes[name] <= largest:
-                arguments = {"model_name": name, "num_classes": 10}
-                found.append(Subject(name, f"timm module {module}", _CREATE, arguments, (Input((3, side, side)),)))
-    return tuple(found)
