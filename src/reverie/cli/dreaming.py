@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ANYTHING", "USUAL", "Asked", "Craft", "dream_arguments", "dream_head", "loaded_shape"]
 
-Words = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)]
 STEPS = 250
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
 
@@ -25,15 +24,14 @@ class Asked:
     """What is asked of the images.
 
     Attributes:
-        targets: What each image should show: "balanced" (every class in turn), "random", or class numbers or names
-            taken in turn. Other heads: labels that every image should have, an .npy file with a target for each image
-            or one for all, or, for embedding, pictures whose features are matched (a picture, a folder, an .npz file).
+        targets: "balanced" (as if not given), "random", classes in turn by number or name, or a file: .npy, .png, .npz.
         head: What the network answers: one class, several labels, a vector to match, or a class at every position.
-        layer: The layer whose output is matched with --head embedding, such as body.layer3; the network's own answer
-            where this is not given.
+        layer: The layer whose output --head embedding matches, such as body.layer3; not given: the network's answer.
     """
 
-    targets: Words = ("balanced",)
+    targets: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True, show_default=False)] = (
+        "balanced",
+    )
     head: Literal["single-label", "multi-label", "embedding", "dense-map"] = "single-label"
     layer: str | None = None
 
@@ -44,24 +42,19 @@ class Craft:
     """How the images are optimized; a weight that is not given is the recipe's own.
 
     Attributes:
-        recipe: "default" serves every network; "published" is DeepInversion with the paper's raw sums, for comparison.
-        steps: Optimization steps per image, at least 1: 250 where this is not given, or as many as were published.
-        stages: Resolutions from coarse to fine, at least 1, each with twice the sides of the one before and an equal
-            part of the steps.
-        learning_rate: Of each stage's first step, above 0; half a cosine takes it to 0. Not given: 0.05 for fourier,
-            0.1 for pixels, 0.01 for deep-prior.
-        canvas: What is optimized: the spectrum, the pixels, or an untrained network that draws them (deep image prior).
-        augment: How each image is varied in every step: shifted, zoomed, turned and mirrored (affine), shifted and
-            mirrored (shift), a random part of at least a quarter enlarged (crop), or not at all (none). Not given:
-            affine, or none where the answer has places, as maps have.
-        statistics: Where the statistics to match come from: "auto" (what batch normalization stores, else calibrated),
-            "batch-norm", "calibrated" (on drawn images), "none", or a file from `reverie bank capture`.
+        recipe: "default" serves every network; "published" is DeepInversion with the paper's raw sums, to compare.
+        steps: Optimization steps per image, at least 1; not given: 250, or as many as were published.
+        stages: Resolutions from coarse to fine, at least 1; each has twice the sides of the one before, equal steps.
+        learning_rate: Of each stage's first step, above 0; not given: fourier 0.05, pixels 0.1, deep-prior 0.01.
+        canvas: What is optimized: the images' spectrum, their pixels, or an untrained network that draws them.
+        augment: How images are varied: affine (shift, zoom, turn, mirror; the usual), shift and mirror, crop, none.
+        statistics: auto (batch norm's, else calibrated), batch-norm, calibrated, none, or a file of bank capture.
         statistics_weight: Weight of matching statistics, at least 0; 5 in the default recipe.
         first_weight: How many ordinary layers the first one counts for in the statistics, at least 0.
-        smooth: Weight of smoothness (total variation), at least 0; 1 in the default recipe, 10 without statistics.
-        smooth_power: Power of the differences between neighboring pixels: 2 gives smooth images, 1 flat areas.
+        smooth: Weight of smoothness (total variation), at least 0; not given: 1, or 10 without statistics.
+        smooth_power: Power of differences between neighboring pixels, above 0: 2 gives smooth images, 1 flat areas.
         norm: Weight of staying near gray, at least 0; 0.001 in the default recipe.
-        patches: Weight of patches that differ from each other, for vision transformers, at least 0; begin with 0.1.
+        patches: Weight of patches that differ from each other, at least 0, for vision transformers; begin with 0.1.
     """
 
     recipe: Literal["default", "published"] = "default"

@@ -20,8 +20,7 @@ class Loading:
     """What a model reference leaves unsaid; what its file, its library or the zoo says holds otherwise.
 
     Attributes:
-        image_shape: Channels, height and width of the images that the network takes; to dream also channels and one
-            side of signals, or three of volumes.
+        image_shape: Channels, height and width of the images that the network takes; dreams may have other sides.
         mean: Subtracted from images in [0, 1]: one value, or one per channel.
         std: Divided by, after the mean: one value, or one per channel.
         trust: "pt2" allows reading a torch.export archive, which runs code from a hostile file.

@@ -121,8 +121,7 @@ def adapt(
         teach_steps: Training steps of the student in each round, at least 1.
         weight: Weight of the student's disagreement, at least 0; 0 makes every round plain.
         masked: Count only dreams on which the student still agrees, instead of the Jensen-Shannon divergence.
-        hard: Replay the pool with every class alike, this share of it, in [0, 1], the images hardest for the student;
-            each image once a pass where this is not given.
+        hard: Replay every class alike, this share, in [0, 1], the student's hardest; not given: all, once a pass.
         steps: Optimization steps per dream, at least 1; 250 where this is not given.
         seed: Same seed, same bytes.
         loading: How the teacher is read.

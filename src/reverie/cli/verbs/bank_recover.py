@@ -32,11 +32,9 @@ def recover(
     Writes OUT, an .npz file: the codes, and the images that the generator makes of them.
 
     Args:
-        generator: A bank from reverie bank generate, or package.module:factory@WEIGHTS with its codes' shape as
-            --image-shape, --mean 0 and --std 1.
+        generator: A bank from reverie bank generate, or package.module:factory@WEIGHTS, --image-shape that of codes.
         out: The .npz file.
-        images: What to recover: zoo:fashion-mnist, a folder with one subfolder per class, or an .npz file; the bank's
-            own images where this is not given.
+        images: zoo:fashion-mnist, a folder with one subfolder per class, or an .npz file; not given: the bank's own.
         n: How many images, at least 1.
         steps: Descent steps, at least 1.
         learning_rate: Of the first step, above 0, in units of the codes.
