@@ -9,6 +9,7 @@ from reverie.bench.figure import run_bench
 
 ASKED = {"cut-accuracy", "cut-time", "fashion-half-share", "fashion-half-time", "cifar-56-to-20-share"}
 ASKED |= {"cifar-56-to-20-time", "detector-both", "two-teachers", "gpu-34-to-18", "gpu-40-2-to-16-1"}
+ASKED |= {"gpu-34-to-18-time", "gpu-40-2-to-16-1-time"}
 BESIDE = {"cut-noise", "cut-real", "cut-before", "cut-lowest", "fashion-half-noise", "cifar-56-to-20-noise"}
 BESIDE |= {"cifar-56-to-20-real", "detector-classes", "detector-boxes", "detector-plain"}
 

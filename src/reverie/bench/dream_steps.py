@@ -104,7 +104,11 @@ def transformer_step(on_event: Listener) -> Mapping[str, Measured]:
             statistics=statistics,
         )
 
-    runs = {"bare": bare, "vit-step": partial(dreaming, None), "vit-step-float32": partial(dreaming, torch.float32)}
+    runs: dict[str, Callable[[], object]] = {
+        "bare": bare,
+        "vit-step": partial(dreaming, None),
+        "vit-step-float32": partial(dreaming, torch.float32),
+    }
     timings = interleave(runs, reference="bare", rounds=11, warmup=1, seconds=180)
     on_event(Event("timing steps of a transformer", 1, 1))
     kind = "10th and 90th percentile of the rounds"

@@ -4,7 +4,7 @@ What for: small convolutional classifiers that were trained for this package and
 residual networks of the literature, so that published weights of those can be read.
 
 Sources: residual networks for CIFAR, He et al. 2016, arXiv:1512.03385, section 4.2; VGG, Simonyan and Zisserman 2015,
-arXiv:1409.1556, with batch normalisation after every convolution and one linear layer as its head.
+arXiv:1409.1556, with batch normalization after every convolution and one linear layer as its head.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class PadShortcut(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with batch normalisation, added to a shortcut, then ReLU."""
+    """Two 3x3 convolutions with batch normalization, added to a shortcut, then ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int, shortcut: Shortcut) -> None:
         super().__init__()
@@ -54,13 +54,14 @@ class ResidualBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """Residual network for small images: a 3x3 stem, three stages of equal depth, average pooling, one linear layer.
+    """Residual network for small images: a 3x3 stem, stages, average pooling, one linear layer.
 
-    Shapes: images (n, in_channels, h, w), already normalised -> logits (n, num_classes).
+    Shapes: images (n, in_channels, h, w), already normalized -> logits (n, num_classes).
 
     Args:
-        blocks: Residual blocks in each stage; 3 is ResNet-20, 9 is ResNet-56.
-        widths: Channels of the three stages.
+        blocks: Residual blocks in each stage, one number for all or one for each; 3 is ResNet-20, 9 is ResNet-56,
+            (3, 4, 6, 3) with widths (64, 128, 256, 512) is what papers on CIFAR-10 call ResNet-34.
+        widths: Channels of each stage.
         in_channels: Channels of the images.
         num_classes: Length of the logits.
         shortcut: `"project"`, a strided 1x1 convolution where the shape changes, or `"pad"`, the paper's option A.
@@ -76,20 +77,23 @@ class CifarResNet(nn.Module):
     def __init__(
         self,
         *,
-        blocks: int = 3,
+        blocks: int | Sequence[int] = 3,
         widths: Sequence[int] = (16, 32, 64),
         in_channels: int = 3,
         num_classes: int = 10,
         shortcut: Shortcut = "project",
     ) -> None:
         super().__init__()
-        first, second, third = widths
-        self.conv1 = nn.Conv2d(in_channels, first, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(first)
-        self.layer1 = self._stage(first, first, blocks=blocks, stride=1, shortcut=shortcut)
-        self.layer2 = self._stage(first, second, blocks=blocks, stride=2, shortcut=shortcut)
-        self.layer3 = self._stage(second, third, blocks=blocks, stride=2, shortcut=shortcut)
-        self.linear = nn.Linear(third, num_classes)
+        depths = [blocks] * len(widths) if isinstance(blocks, int) else blocks
+        self.conv1 = nn.Conv2d(in_channels, widths[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        for place, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+            before, stride = (widths[place - 1], 2) if place else (width, 1)
+            # Attributes, not a list: the names are those of published weights.
+            stage = self._stage(before, width, blocks=depth, stride=stride, shortcut=shortcut)
+            self.add_module(f"layer{place + 1}", stage)
+        self.stages = tuple(f"layer{place + 1}" for place in range(len(widths)))
+        self.linear = nn.Linear(widths[-1], num_classes)
 
     @staticmethod
     def _stage(in_channels: int, out_channels: int, *, blocks: int, stride: int, shortcut: Shortcut) -> nn.Sequential:
@@ -100,14 +104,15 @@ class CifarResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of normalized images."""
         x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
+        for stage in self.stages:
+            x = self.get_submodule(stage)(x)
         return self.linear(x.mean(dim=(2, 3)))
 
 
 class CifarVGG(nn.Module):
-    """Plain stack of 3x3 convolutions with batch normalisation; a max-pool after every stage but the last.
+    """Plain stack of 3x3 convolutions with batch normalization; a max-pool after every stage but the last.
 
-    Shapes: images (n, in_channels, h, w), already normalised -> logits (n, num_classes).
+    Shapes: images (n, in_channels, h, w), already normalized -> logits (n, num_classes).
 
     Args:
         stages: For each stage, the output channels of its convolutions.
@@ -119,7 +124,7 @@ class CifarVGG(nn.Module):
         >>> CifarVGG(stages=((8,), (16,)), in_channels=1)(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 10])
 
-    Reference: Simonyan and Zisserman, 2015, arXiv:1409.1556. Differs: batch normalisation, average pooling and one
+    Reference: Simonyan and Zisserman, 2015, arXiv:1409.1556. Differs: batch normalization, average pooling and one
     linear layer in place of three.
     """
 
