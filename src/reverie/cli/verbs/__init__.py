@@ -15,7 +15,7 @@ from reverie.cli.verbs.dream import dream
 from reverie.cli.verbs.evaluate import evaluate
 from reverie.cli.verbs.inspect import inspect
 from reverie.cli.verbs.invert import invert
-from reverie.cli.verbs.latency import build, compare, show
+from reverie.cli.verbs.latency import build, compare, show, solve
 from reverie.cli.verbs.prune import prune
 from reverie.cli.verbs.report import report
 
@@ -40,5 +40,8 @@ GROUPS: Mapping[str, tuple[str, tuple[Callable[..., Answer], ...]]] = {
         "Banks of dreams: fill them by every route, check them, look at them, hand them on.",
         (fill, generate, adapt, dataset, invert, recover, verify, measure, picture, export, capture),
     ),
-    "latency": ("Latency of layers and networks, measured in the runtimes of this machine.", (build, show, compare)),
+    "latency": (
+        "Latency of layers and networks, measured in the runtimes of this machine.",
+        (build, show, compare, solve),
+    ),
 }
