@@ -63,7 +63,18 @@ from reverie.dream import (
     train_inverter,
 )
 from reverie.dream.published import CIFAR
-from reverie.graph import bypass, certify, cut, masked, permute, probe, record, surviving
+from reverie.graph import (
+    bypass,
+    certify,
+    cut,
+    cut_optimizer,
+    fold_constants,
+    masked,
+    permute,
+    probe,
+    record,
+    surviving,
+)
 from reverie.metrics import features, layer_features, moment_fit, relative_diversity, within_class_diversity
 from reverie.metrics.evaluate import evaluate, predict
 from reverie.report.inspection import inspect
@@ -283,6 +294,15 @@ def _with(change: Callable[..., Any], wrong: Any) -> Failure:
     return by(lambda model, use: change(model, probe(model, EXAMPLE), wrong))
 
 
+def _cut_optimizer(model: nn.Module, use: Use, made: Record | None = None) -> Any:
+    steps = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for parameter in model.parameters():
+        steps.state[parameter]["momentum_buffer"] = torch.ones_like(parameter)
+    small, found = cut(model, probe(model, EXAMPLE), KEPT)
+    # What another record would do to the state does not fit this network.
+    return cut_optimizer(steps, model, small, found if made is None else made + made).state_dict()
+
+
 def _distill(teacher: nn.Module, student: nn.Module, use: Use) -> Any:
     return distill(
         teacher, student, tiny_source(), steps=4, batch_size=8, views=Views(), seed=use.seed, on_event=use.on_event
@@ -451,6 +471,12 @@ CASES: tuple[Case, ...] = (
         "graph.cut",
         lambda model, use: cut(model, probe(model, EXAMPLE), KEPT),
         {"no group": _with(cut, {"absent": [0]})},
+    ),
+    Case("graph.cut_optimizer", _cut_optimizer, {"no record": by(lambda model, use: _cut_optimizer(model, use, CUT))}),
+    Case(
+        "graph.fold_constants",
+        lambda model, use: fold_constants(model, probe(model, EXAMPLE), KEPT, EXAMPLE),
+        {"no group": _with(lambda *given: fold_constants(*given, EXAMPLE), {"absent": [0]}), **RUNS},
     ),
     Case(
         "graph.masked",

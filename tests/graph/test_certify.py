@@ -273,3 +273,27 @@ def test_a_broken_rule_is_caught(mutation: Mutation):
 def claims(structure: Structure) -> set[tuple[object, ...]]:
     """What a structure says may go, and how."""
     return {(group.slices, group.crossed is None) for group in structure.free}
+
+
+class Sized(nn.Module):
+    """Large images are shifted by what small ones never meet, and by a number that is no width."""
+
+    def __init__(self, *, stated: bool) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.stated = stated
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if x.shape[-1] > 6 and self.stated:
+            x = x + torch.ones(8, 1, 1, dtype=x.dtype)
+        return self.last(x).mean((2, 3))
+
+
+def test_what_only_other_sizes_of_the_input_meet_is_found():
+    batch = torch.randn(2, 3, 5, 5)
+    for stated in (False, True):
+        net = Sized(stated=stated).eval()
+        found = certify(net, probe(net, batch), batch)
+        reason = "not certified: with an input of another size a cut does not follow"
+        assert found.frozen.get("first") == (reason if stated else None)

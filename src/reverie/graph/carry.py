@@ -155,7 +155,9 @@ def fold_constants(
                 layer.bias += constant
             elif norm is not None and isinstance(norm.running_mean, Tensor):
                 norm.running_mean -= constant
-    return folded.train(model.training)
+    for module, before in zip(folded.modules(), model.modules(), strict=True):
+        module.training = before.training
+    return folded
 
 
 _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -1,14 +1,16 @@
 """Proof by execution that a structure is right: permute, cut, compare. What is not proven is frozen.
 
-Three checks, in float64, with random parameters and statistics:
+Four checks, in float64, with random parameters and statistics:
 
 1. Permutation: put the units of every group into another order, in all its slices. The output must stay. A slice that
    is missing, shifted or of another group moves it.
 2. Sensitivity: the output must depend on what makes the units and on what sums over them, or check 1 proves nothing.
 3. Trial cut: the network without some units of every group must equal its reference at full width: the masked network
    where zeroing is removing, and the survivors' answer where an operation runs across the units.
+4. Another size: the same with one example more, and with more positions where the network takes such an input. A number
+   in the code that is a size of the example, and not a width, shows itself there.
 
-Cost: one pass with gradient and ten without where all is right; about 2 log2(groups) more for each group that fails.
+Cost: one pass with gradient and fourteen without where all is right; about 2 log2(groups) more for each that fails.
 
 Sources: the permutation symmetry of hidden units, Hecht-Nielsen 1990, doi:10.1016/B978-0-444-88400-8.50019-4.
 """
@@ -83,6 +85,19 @@ def certify(model: nn.Module, structure: Structure, example: Example, *, seed: i
             return False
         return _within(lambda: outputs(small, batch), reference)
 
+    larger = _larger(subject, batch, wanted)
+
+    def follows(groups: Sequence[Group]) -> bool:
+        kept = {group.name: _some(group, seed) for group in groups}
+        small, record = cut(subject, structure, kept)
+        try:
+            reference = floats(surviving(subject, record, *positional(larger)))
+        except UnsupportedOp:
+            if any(group.crossed for group in groups):
+                return False
+            reference = outputs(masked(subject, structure, kept), larger)
+        return _within(lambda: outputs(small, larger), reference)
+
     idle = _idle(model, structure.free, example, seed)
     reasons = dict.fromkeys(idle, "not certified: the output does not depend on these units")
     left = [group for group in structure.free if group.name not in reasons]
@@ -91,6 +106,7 @@ def certify(model: nn.Module, structure: Structure, example: Example, *, seed: i
         (left, permutes, "the output moves when its units change places"),
         (plain, masks, "a cut is no mask"),
         (left, survives, "a cut does not answer as the units that survive do"),
+        (left if larger is not None else [], follows, "with an input of another size a cut does not follow"),
     ):
         failed = _failing([group for group in groups if group.name not in reasons], holds)
         reasons.update(dict.fromkeys(failed, f"not certified: {reason}"))
@@ -239,6 +255,34 @@ def _subject(model: nn.Module, batch: Example, seed: int) -> nn.Module:
     subject = randomized(model, seed=seed, dtype=torch.float64)
     settle(subject, batch)
     return subject
+
+
+def _larger(model: nn.Module, batch: Example, answers: Sequence[Tensor]) -> "Example | None":
+    """A batch of one example more, and of more positions where the network takes it; None where it takes neither."""
+    given = positional(batch)
+    tensors = [one for one in given if isinstance(one, Tensor) and one.ndim]
+    count = len(tensors[0]) if tensors and len({len(one) for one in tensors}) == 1 else 0
+    for grown in (True, False):
+        tried = tuple(_grown(one, grown) if isinstance(one, Tensor) and one.ndim else one for one in given)
+        try:
+            found = outputs(model, tried)
+        except (RuntimeError, ValueError, IndexError, TypeError, AssertionError):
+            # Fixed positions, or a fixed number of examples: what the network itself refuses says nothing of a cut.
+            continue
+        # Code that folds positions into examples answers another question.
+        rows = [one.shape[:1] for one in answers], [one.shape[:1] for one in found]
+        alike = [after == (before[0] + 1,) for before, after in zip(*rows, strict=True) if before == (count,)]
+        if count and alike and all(alike) and all(bool(torch.isfinite(one).all()) for one in found):
+            return tried if isinstance(batch, tuple) else tried[0]
+    return None
+
+
+def _grown(tensor: Tensor, positions: bool) -> Tensor:
+    """One example more; with `positions`, also twice the positions behind the channels, at most 32 more."""
+    more = torch.cat([tensor, tensor[:1]])
+    for dim in range(2, tensor.ndim if positions else 2):
+        more = torch.cat([more, more.narrow(dim, 0, min(32, more.shape[dim]))], dim)
+    return more
 
 
 def _noise(example: Example, seed: int) -> Example:

@@ -76,10 +76,9 @@ class _Attribute(NamedTuple):
 
 
 class _Tie(NamedTuple):
-    """A dimension of an input of the module `level` steps above the running one, or of what that made since.
+    """A dimension of an input of the module `level` steps above the running one, or, counting on, of what that made.
 
-    Inputs are numbered from 0, and after them the operations. With `nested`, the axis in question and the one before it
-    together are that dimension, as in `x.view(n, t, heads, c // heads)`.
+    With `nested`, it is the axis before that in question times this one, as in `x.view(n, t, heads, c // heads)`.
     """
 
     level: int
@@ -200,12 +199,9 @@ class Remedies:
                     one._replace(of_input=True) for one in self._attributes(index, coupling.size(source), slot.output)
                 )
             return
-        for level, frame in enumerate(self._frames[index]):
-            made = [call.outputs[0] for call in self.trace.calls[frame.first : index]] if level == 0 else []
-            for given, value in enumerate([*frame.inputs, *made]):
-                for dim, other in enumerate(self.analysis.axes.get(value.index, ())):
-                    if coupling.size(other) == whole and coupling.size(other, widths) == stated:
-                        yield _Tie(level, given, dim)
+        for tie, other in self._given_axes(index):
+            if coupling.size(other) == whole and coupling.size(other, widths) == stated:
+                yield tie
         yield from self._nested(index, slot, axis, stated, widths)
 
     def _nested(self, index: int, slot: Slot, axis: Axis, stated: int, widths: Mapping[int, int]) -> Iterator[_Tie]:
@@ -215,11 +211,17 @@ class Remedies:
         if before is None or coupling.size(before) < 2:
             return
         whole, parts = coupling.size(before) * coupling.size(axis), coupling.size(before, widths)
-        for level, frame in enumerate(self._frames[index][:2]):
-            for given, value in enumerate(frame.inputs):
+        for tie, other in self._given_axes(index):
+            if coupling.size(other) == whole and coupling.size(other, widths) // parts == stated:
+                yield tie._replace(nested=True)
+
+    def _given_axes(self, index: int) -> Iterator[tuple[_Tie, Axis]]:
+        """Every axis that the modules around an operation were given, or that the running one made since."""
+        for level, frame in enumerate(self._frames[index]):
+            made = [call.outputs[0] for call in self.trace.calls[frame.first : index]] if level == 0 else []
+            for given, value in enumerate([*frame.inputs, *made]):
                 for dim, other in enumerate(self.analysis.axes.get(value.index, ())):
-                    if coupling.size(other) == whole and coupling.size(other, widths) // parts == stated:
-                        yield _Tie(level, given, dim, nested=True)
+                    yield _Tie(level, given, dim), other
 
     def _attributes(self, index: int, size: int, output: int) -> Iterator[_Attribute]:
         """Attributes of the modules around an operation that have a value and that no axis has taken yet."""
