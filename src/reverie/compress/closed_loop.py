@@ -125,13 +125,10 @@ def _new(
 
 
 def _around(limit: float, history: Sequence[Attempt[Solution]], budget: float) -> list[float]:
-    """Limits to try in turn; at the end, where nothing was within the budget yet, what is sure to be cheaper."""
+    """Limits to try in turn, nearest first, and rather up where the nearest plan was within the budget."""
     nearest = min(history, key=lambda one: abs(one.predicted - limit), default=None)
     if nearest is None:
         return [limit]
     up = 1 if nearest.measured <= budget else -1
     steps = [side * step * NUDGE for step in range(1, round(FARTHEST / NUDGE) + 1) for side in (up, -up)]
-    tried = [limit, *(limit * (1 + step) for step in steps)]
-    if all(one.measured > budget for one in history):
-        tried.append(min(one.predicted for one in history) * (1 - 1e-6))
-    return tried
+    return [limit, *(limit * (1 + step) for step in steps)]
