@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -12,7 +13,8 @@ from reverie.bench.coverage import coverage_jobs, examine_all, passes, prunable,
 from reverie.bench.coverage_page import coverage_page, coverage_rows, coverage_table
 from reverie.bench.examine import Row, certified_share, examine, kept_units
 from reverie.bench.figure import run_bench
-from reverie.bench.kinds import OTHERS, SPEED, TIMM, Input, Subject
+from reverie.bench.kinds import OTHERS, SPEED, TIMM, TIMM_MODULES, Input, Subject
+from reverie.bench.kinds.timm_modules import LEFT_OUT
 from reverie.bench.portable import difference
 from reverie.graph import probe
 
@@ -25,6 +27,15 @@ def test_the_lists_are_those_that_were_asked_for():
     assert len({one.kind for one in OTHERS}) == 22
     names = [one.name for one in (*TIMM, *OTHERS, *SPEED)]
     assert len(set(names)) == len(names) - 1  # resnest14d is in the forty and one of the four that are to be fast
+
+
+def test_every_module_of_timm_is_listed_or_left_out_by_name():
+    listed = {one.kind.removeprefix("timm module "): one.name for one in TIMM_MODULES}
+    there: dict[str, set[str]] = {}
+    for name in timm.list_models():
+        there.setdefault(timm.model_entrypoint(name).__module__.rpartition(".")[2], set()).add(name)
+    assert all(name in there[module] for module, name in listed.items())
+    assert there.keys() - listed.keys() == set(LEFT_OUT)
 
 
 def test_a_network_is_built_the_same_every_time_and_leaves_the_random_state_alone():

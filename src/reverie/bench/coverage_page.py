@@ -142,7 +142,7 @@ examined in a process of its own:
   part, which knows nothing of the analysis (`reverie.graph.oracle`); differences are shares of the largest output
   where that is above 1, and at most {exact:g} holds;
 - *uncut, float32*: the uncut network's own rounding, single against double precision, without any cut. Where random
-  weights blow it up beyond a tenth of the bound, the scales of the normalizations are halved as often as the number in
+  weights blow it up beyond half of the bound, the scales of the normalizations are halved as often as the number in
   brackets says, so that the bound speaks of the cut; double precision is exact either way;
 - *fresh process*: weights and record are read by the reader of
   [loading without Reverie](../loading_without_reverie.md) in a process that cannot import Reverie;

@@ -40,8 +40,8 @@ _NO_UNITS_AFTER = (
     "not used in the forward pass",
 )
 
-_STEADY = 1e-6
-"""What a network's own rounding may be, single precision, for a bound of ten times that to speak of a cut."""
+_STEADY = 5e-6
+"""What a network's own rounding may be, single precision, for a bound of twice that to speak of a cut."""
 
 _HALVINGS = 4
 

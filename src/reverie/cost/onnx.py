@@ -26,7 +26,7 @@ from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import preserved_rng
 from reverie.core.store import write_bytes
-from reverie.cost.batch_statistics import BatchStatistics
+from reverie.cost.faithful import Faithful
 
 __all__ = ["INPUT", "OPSET", "OUTPUT", "check_onnx", "export_onnx", "quiet_exporter", "run_onnx", "session"]
 
@@ -196,7 +196,7 @@ def quiet_exporter() -> Iterator[None]:
             warnings.catch_warnings(),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
-            BatchStatistics(),
+            Faithful(),
         ):
             warnings.simplefilter("ignore")
             yield

@@ -85,7 +85,8 @@ def certify(model: nn.Module, structure: Structure, example: Example, *, seed: i
             return False
         return _within(lambda: outputs(small, batch), reference)
 
-    larger = _larger(subject, batch, wanted)
+    other = _larger(subject, batch, wanted)
+    larger = batch if other is None else other
 
     def follows(groups: Sequence[Group]) -> bool:
         kept = {group.name: _some(group, seed) for group in groups}
@@ -106,7 +107,7 @@ def certify(model: nn.Module, structure: Structure, example: Example, *, seed: i
         (left, permutes, "the output moves when its units change places"),
         (plain, masks, "a cut is no mask"),
         (left, survives, "a cut does not answer as the units that survive do"),
-        (left if larger is not None else [], follows, "with an input of another size a cut does not follow"),
+        (left if other is not None else [], follows, "with an input of another size a cut does not follow"),
     ):
         failed = _failing([group for group in groups if group.name not in reasons], holds)
         reasons.update(dict.fromkeys(failed, f"not certified: {reason}"))

@@ -1,11 +1,11 @@
-"""Normalization with the statistics of its own input survives the export."""
+"""What exporters and runtimes get wrong survives the export."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from reverie.core.network import ImageNetwork
-from reverie.cost.batch_statistics import BatchStatistics
+from reverie.cost.faithful import Faithful
 from reverie.cost.onnx import check_onnx, export_onnx
 
 
@@ -26,7 +26,9 @@ def test_standardized_weights_are_exported_as_they_are():
         body[0].weight.add_(3.0)
         body[2].weight.mul_(0.01)
     network = ImageNetwork(body, image_shape=(3, 6, 6), mean=[0.5] * 3, std=[0.25] * 3)
-    assert check_onnx(export_onnx(network), network, torch.rand(3, 3, 6, 6)) < 1e-5
+    images = torch.rand(3, 3, 6, 6)
+    largest = float(network(images).detach().abs().max())
+    assert check_onnx(export_onnx(network), network, images) < 1e-5 * largest
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -35,8 +37,18 @@ def test_arithmetic_equals_the_function(affine: bool):
     x = torch.randn(5, 3, 4, 4, generator=rng, dtype=torch.float64) + 2
     vectors = [torch.rand(3, generator=rng, dtype=torch.float64) for _ in range(2)] if affine else [None, None]
     wanted = nn.functional.batch_norm(x, None, None, *vectors, training=True, eps=0.1)
-    with BatchStatistics():
+    with Faithful():
         found = nn.functional.batch_norm(x, None, None, *vectors, training=True, eps=0.1)
         stored = nn.functional.batch_norm(x, torch.zeros(3).double(), torch.ones(3).double(), *vectors)
     torch.testing.assert_close(found, wanted)
     assert torch.equal(stored, nn.functional.batch_norm(x, torch.zeros(3).double(), torch.ones(3).double(), *vectors))
+
+
+def test_a_maximum_over_padding_counts_the_padding():
+    torch.manual_seed(0)
+    # All that is given is negative, so only the padding's zeros stand out.
+    pool = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, 2), nn.Flatten())
+    with torch.no_grad():
+        pool[0].bias.sub_(9.0)
+    network = ImageNetwork(pool, image_shape=(3, 6, 6), mean=[0.5] * 3, std=[0.25] * 3)
+    assert check_onnx(export_onnx(network), network, torch.rand(3, 3, 6, 6)) < 1e-5

@@ -1,8 +1,11 @@
-"""Normalization with the statistics of its own input, written out as arithmetic.
+"""What exporters and runtimes get wrong, written so that they cannot: a mode in which PyTorch's exporter traces.
 
-What for: PyTorch's ONNX exporter takes a batch normalization that has no stored statistics for one with mean 0 and
-variance 1. Standardized weights (as in the ResNets of Big Transfer) are computed that way, and so are instance
-normalizations in disguise; such a file runs and is wrong.
+Normalization with the statistics of its own input: PyTorch's ONNX exporter takes a batch normalization that has no
+stored statistics for one with mean 0 and variance 1. Standardized weights, as in the networks of Big Transfer, are
+computed that way; such a file runs and is wrong.
+
+A maximum over a padded map: ONNX Runtime 1.23 makes the padding a part of the pooling, where it counts as minus
+infinity and not as the number that it was.
 
 Source: batch normalization, Ioffe and Szegedy 2015, arXiv:1502.03167, section 3; the variance is the biased one.
 """
@@ -14,19 +17,24 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["BatchStatistics"]
+__all__ = ["Faithful"]
 
 
-class BatchStatistics(TorchFunctionMode):
-    """Within it, normalization with the statistics of the batch and none stored is plain arithmetic; all else as ever.
+class Faithful(TorchFunctionMode):
+    """Within it, both are plain arithmetic that means the same; all else as ever.
 
     Example:
         >>> x = torch.randn(4, 3, 5)
-        >>> with BatchStatistics():
+        >>> with Faithful():
         ...     found = nn.functional.batch_norm(x, None, None, training=True)
         >>> torch.allclose(found, nn.functional.batch_norm(x, None, None, training=True), atol=1e-6)
         True
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The tensors themselves: an id alone would be given to another.
+        self._padded: dict[int, Tensor] = {}
 
     def __torch_function__(
         self,
@@ -40,9 +48,17 @@ class BatchStatistics(TorchFunctionMode):
             given = _DEFAULTS | dict(zip(_DEFAULTS, args, strict=False)) | kwargs
             if given["training"] and given["running_mean"] is None and given["running_var"] is None:
                 return _normalized(given["input"], given["weight"], given["bias"], given["eps"])
-        return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        if name in _POOLS and args and id(args[0]) in self._padded:
+            # The maximum with minus infinity changes nothing, and keeps the two apart.
+            args = (torch.maximum(args[0], torch.full((), -torch.inf, dtype=args[0].dtype)), *args[1:])
+        result = func(*args, **kwargs)
+        if name == "pad" and isinstance(result, Tensor):
+            self._padded[id(result)] = result
+        return result
 
 
+_POOLS = {f"{prefix}max_pool{dims}d{more}" for prefix in ("", "_") for dims in "123" for more in ("", "_with_indices")}
 _DEFAULTS: dict[str, Any] = {
     "input": None, "running_mean": None, "running_var": None, "weight": None, "bias": None, "training": False,
     "momentum": 0.1, "eps": 1e-5,
@@ -57,8 +73,10 @@ def _normalized(data: Tensor, weight: Tensor | None, bias: Tensor | None, eps: f
     shape = [-1 if dim == 1 else 1 for dim in range(data.ndim)]
     # A runtime that adds up thousands of numbers one by one is off in the fifth digit, at every layer anew.
     wide = data.double()
-    centered = wide - wide.mean(others, keepdim=True)
-    variance = centered.square().mean(others, keepdim=True)
+    # Sums: the exporter names what it works out after the operation, and "mean" may be the name of a network's own.
+    count = data.numel() // data.shape[1]
+    centered = wide - wide.sum(others, keepdim=True) / count
+    variance = centered.square().sum(others, keepdim=True) / count
     # The exporter drops additions of less than about 1e-7; so both are scaled by a power of two, which is exact.
     normal = (centered * torch.rsqrt(variance * _LIFT + eps * _LIFT) * _LIFT**0.5).to(data.dtype)
     if weight is not None:
