@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reverie.bench import coverage
 from reverie.bench.coverage import coverage_jobs, examine_all, passes, prunable, wrong
 from reverie.bench.coverage_page import coverage_page, coverage_rows, coverage_table
-from reverie.bench.examine import Row, certified_share, examine, kept_units
+from reverie.bench.examine import Row, _count, _steady, certified_share, examine, kept_units
 from reverie.bench.figure import run_bench
 from reverie.bench.kinds import OTHERS, SPEED, TIMM, TIMM_MODULES, Input, Subject
 from reverie.bench.kinds.timm_modules import LEFT_OUT
@@ -145,3 +145,48 @@ def test_the_page_and_the_table_say_what_the_rows_say(tmp_path: Path, monkeypatc
     assert f"| siren | implicit | {numbers} | yes |" in page
     assert "- `siren` keeps 2 units: `aten.sort in head has no rule`" in page
     assert "| certified-parameters | median share | at least 0.95 | 0.975 | yes |" in page
+
+
+class Steep(nn.Module):
+    """A wave so steep that single precision cannot follow it, unless its argument is small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.sin(400 * self.norm(self.first(x)) ** 3))
+
+
+def test_scales_are_halved_only_where_the_uncut_network_rounds_too_much():
+    images = (torch.randn(8, 4, generator=torch.Generator().manual_seed(0)),)
+    steep, gentle = Row("steep", ""), Row("gentle", "")
+    found = _steady(steep, Steep(), images, images)
+    _steady(gentle, nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2)), images, images)
+    assert (gentle.calmed, steep.calmed > 0) == (0, True)
+    assert gentle.rounding is not None
+    assert gentle.rounding < 1e-6
+    assert steep.rounding is not None
+    assert steep.rounding <= 5e-6 or steep.calmed == 4
+    assert torch.equal(found[torch.float32].norm.weight.double(), found[torch.float64].norm.weight.float().double())
+    assert float(found[torch.float64].norm.weight.detach().max()) <= 1.5 * 0.5**steep.calmed
+
+
+class Looked(nn.Module):
+    """Reads a table of five numbers at positions that a buffer states."""
+
+    places: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.table = nn.Linear(4, 6), nn.Linear(6, 2), nn.Parameter(torch.rand(5, 6))
+        self.register_buffer("places", torch.tensor([0, 3, 3, 1, 2, 2, 4]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.first(x)[:, None] + self.table[self.places]).relu()).mean(1)
+
+
+def test_entries_of_tables_are_no_units():
+    net, row = Looked(), Row("looked", "")
+    _count(row, net, probe(net, torch.zeros(2, 4)))
+    assert (row.free, row.units, row.frozen) == (6, 6, {})
