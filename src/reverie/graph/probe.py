@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from reverie.graph.branches import find_branches
-from reverie.graph.describe import describe
 from reverie.graph.modules import couple_attention
 from reverie.graph.rehearse import rehearse
 from reverie.graph.rules import RULES, Rule, analyze
@@ -53,6 +52,5 @@ def probe(
     trace = record(model, example)
     analysis = analyze(trace, rules)
     couple_attention(trace, analysis)
-    rehearse(model, example, trace, analysis)
-    structure, _ = describe(trace, analysis)
+    structure = rehearse(model, example, trace, analysis)
     return replace(structure, branches=find_branches(model, example, trace, analysis, structure))

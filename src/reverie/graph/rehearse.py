@@ -22,6 +22,7 @@ from reverie.graph.moves import segment_start
 from reverie.graph.remedies import Blame, Remedies, Slot, slot_axis
 from reverie.graph.rules import Analysis
 from reverie.graph.scales import numbers
+from reverie.graph.structure import Structure
 from reverie.graph.trace import Call, Example, Refusal, Trace, Value, attempt, integers
 
 __all__ = ["rehearse"]
@@ -35,7 +36,7 @@ _SPLITS = {"split", "split_with_sizes", "unsafe_split"}
 _COPIES = {"clone", "alias", "detach"}
 
 
-def rehearse(model: nn.Module, example: Example, trace: Trace, analysis: Analysis) -> None:
+def rehearse(model: nn.Module, example: Example, trace: Trace, analysis: Analysis) -> Structure:
     """Freeze, in `analysis`, every axis whose size the code of the network states and that nothing can restate.
 
     Args:
@@ -43,6 +44,9 @@ def rehearse(model: nn.Module, example: Example, trace: Trace, analysis: Analysi
         example: The batch it was traced on.
         trace: That trace.
         analysis: What the rules found; attributes, couplings and freezes are added.
+
+    Returns:
+        What can be taken, branches not looked for.
     """
     remedies = Remedies(trace, analysis)
     seen: list[int] = []
@@ -50,7 +54,7 @@ def rehearse(model: nn.Module, example: Example, trace: Trace, analysis: Analysi
         structure, atoms = describe(trace, analysis)
         counts = {group.name: _fewer(group.units, index) for index, group in enumerate(structure.free)}
         if not counts:
-            return
+            return structure
         # The last units stay: code that takes the first ones by number is then found out.
         kept = {
             name: range(structure.group(name).units - count, structure.group(name).units)
@@ -61,7 +65,7 @@ def rehearse(model: nn.Module, example: Example, trace: Trace, analysis: Analysi
         widths = {atoms[name]: count for name, count in counts.items()}
         blame = _Comparison(trace, rehearsal, refusal, analysis, widths).first()
         if blame is None:
-            return
+            return structure
         before = remedies.state()
         remedies.apply(blame, widths)
         if remedies.state() == before or len(seen) > _PASSES:

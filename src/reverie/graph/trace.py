@@ -49,17 +49,17 @@ class Call:
         arguments: Argument name -> value, defaults included; tensors are `Value`s.
         outputs: The tensors that came out.
         module: Qualified name of the innermost module that was running.
+        inputs: The tensors that went in, in the order of the arguments.
     """
 
     op: torch._ops.OpOverload
     arguments: Mapping[str, Any]
     outputs: tuple[Value, ...]
     module: str
+    inputs: tuple[Value, ...] = field(init=False)
 
-    @property
-    def inputs(self) -> tuple[Value, ...]:
-        """The tensors that went in, in the order of the arguments."""
-        return tuple(_values(self.arguments.values()))
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", tuple(_values(self.arguments.values())))
 
     def __str__(self) -> str:
         return f"{self.op.overloadpacket} in {self.module or 'the network itself'}"
