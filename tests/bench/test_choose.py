@@ -11,6 +11,7 @@ from reverie.bench.when_to_prune import Setting, when_to_prune
 from reverie.core.events import silent
 from reverie.core.network import ImageNetwork
 from reverie.core.source import noise_source
+from reverie.cost.onnx import export_onnx, run_onnx, session
 from reverie.distill.detector import SmallDetector, make_scenes
 from reverie.graph import probe
 from reverie.zoo.datasets import test_set as embedded_images
@@ -58,6 +59,10 @@ def test_scores_of_a_detector_are_zero_for_units_that_are_silent():
     body = Joined(SmallDetector(classes=10, channels=1, width=4)).eval()
     with torch.no_grad():
         body.detector.fine[1][0].weight[:, 2] = 0
+    images = torch.rand(3, 1, 96, 96)
+    assert torch.equal(body(images), torch.cat(body.detector(images), dim=-1))
+    network = ImageNetwork(body, image_shape=(1, 96, 96))
+    assert run_onnx(session(export_onnx(network)), images.numpy()).shape == body(images).shape
     structure = probe(body, torch.zeros(2, 1, 96, 96))
     scores = loss_scores(body, structure, scenes)
     first = scores[structure.free[0].name]
