@@ -10,7 +10,7 @@ from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
 from reverie.core.events import Event
 from reverie.core.modes import frozen
 from reverie.core.tap import tap
-from reverie.dream.inverter import InverseBlock, Inverter, train_inverter
+from reverie.dream.inverter import InverseBlock, Inverter, refine_inversion, train_inverter
 from reverie.dream.leaves import leaves_source
 from traces import changes, global_trace, model_trace
 
@@ -99,3 +99,25 @@ def test_what_it_refuses() -> None:
         with pytest.raises(RangeError, match="an inverter needs layers"):
             trained(network, **wrong)
     assert InverseBlock(5, (7, 9, 11), image=False)(torch.zeros(1, 5, 4, 5)).shape == (1, 7, 9, 11)
+
+
+def test_refining_finds_what_has_the_features() -> None:
+    network = Invertible()
+    unseen = leaves_source(count=4, image_shape=(3, 8, 8), seed=9).floats()
+    wanted = features(network, unseen)["second"]
+    before, start = model_trace(network), torch.full_like(unseen, 0.5)
+    found = refine_inversion(network, start, wanted, layer="second", steps=80)
+    assert not changes(before, model_trace(network))
+    assert float((found - unseen).square().mean()) < 0.05 * float((start - unseen).square().mean())
+    other = refine_inversion(network, start, wanted.roll(1, 0), layer="second", steps=80)
+    torch.testing.assert_close(other, found.roll(1, 0), atol=0.05, rtol=0)
+
+
+def test_refining_refuses_other_features() -> None:
+    images = torch.full((2, 3, 8, 8), 0.5)
+    with pytest.raises(ShapeError):
+        refine_inversion(Invertible(), images, torch.zeros(2, 5, 4, 4), layer="second")
+    with pytest.raises(RangeError, match="finite"):
+        refine_inversion(Invertible(), images, torch.full((2, 24, 4, 4), torch.nan), layer="second")
+    with pytest.raises(ReferenceNotFound, match="third"):
+        refine_inversion(Invertible(), images, torch.zeros(2, 24, 4, 4), layer="third")

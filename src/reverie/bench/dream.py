@@ -123,6 +123,7 @@ DREAM: tuple[Job, ...] = (
             _question("inversion-stage1", "share", at_least(0.9)),
             _question("inversion-stage2", "share", at_least(0.9)),
             _question("inversion-stage3", "share"),
+            *(_question(f"inversion-stage{place}-direct", "share") for place in (1, 2, 3)),
         ),
         inversion_figures,
     ),

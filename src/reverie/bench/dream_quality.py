@@ -20,7 +20,7 @@ from reverie.core.rng import preserved_rng
 from reverie.core.source import Source, noise_source
 from reverie.core.tap import tap
 from reverie.distill import distill, reestimate_batch_norm
-from reverie.dream import Bank, adaptive_dreams, dream, train_inverter
+from reverie.dream import Bank, adaptive_dreams, dream, refine_inversion, train_inverter
 from reverie.metrics import (
     coverage,
     duplicates,
@@ -101,17 +101,23 @@ def recovery_figures(on_event: Listener) -> Mapping[str, Measured]:
 
 
 def inversion_figures(on_event: Listener) -> Mapping[str, Measured]:
-    """Share of real images whose reconstruction from a stage's features keeps the teacher's decision."""
+    """Share of real images whose reconstruction from a stage's features keeps the teacher's decision.
+
+    What the inverse gives in one pass is `-direct`; the other is moved toward the features afterwards.
+    """
     real, teacher = _few(cifar_images("test")), load(TEACHER)
-    inverter = train_inverter(teacher, _many_dreams(on_event).source(), layers=STAGES, steps=600, on_event=on_event)
+    bank = dream(teacher, count=COUNT, on_event=on_event)
+    inverter = train_inverter(teacher, bank.source(), layers=STAGES, steps=300, on_event=on_event)
     decided = predict(teacher, real).argmax(1)
     with torch.no_grad(), tap(teacher, lambda name, _: name in STAGES) as seen:
         teacher(real.floats())
     kept = {}
     for place, stage in enumerate(STAGES, start=1):
-        images = (inverter(seen[stage].output, stage) * 255).round().to(torch.uint8)
-        answer = predict(teacher, Source("reconstructed", images))
-        kept[f"inversion-stage{place}"] = Measured(_share(answer, decided))
+        direct = inverter(seen[stage].output, stage)
+        refined = refine_inversion(teacher, direct, seen[stage].output, layer=stage, on_event=on_event)
+        for name, images in (("", refined), ("-direct", direct)):
+            shown = Source("reconstructed", (images * 255).round().to(torch.uint8))
+            kept[f"inversion-stage{place}{name}"] = Measured(_share(predict(teacher, shown), decided))
     return kept
 
 

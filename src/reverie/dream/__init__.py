@@ -13,7 +13,7 @@ from reverie.dream.export import export_folder, export_webdataset
 from reverie.dream.fourier import FourierCanvas
 from reverie.dream.generator import generate, load_generator
 from reverie.dream.heads import Head, dense_map, embedding, multi_label, single_label
-from reverie.dream.inverter import Inverter, train_inverter
+from reverie.dream.inverter import Inverter, refine_inversion, train_inverter
 from reverie.dream.layer_statistics import (
     BatchNormStatistics,
     NoStatistics,
@@ -109,6 +109,7 @@ __all__ = [
     "published_term",
     "random_targets",
     "recover_codes",
+    "refine_inversion",
     "replay",
     "running_statistics_term",
     "single_label",

@@ -4,7 +4,8 @@ What for: what a feature map still holds of its image; a start for slower invers
 inverse, trained alone on that block's inputs and outputs; then the inverses are joined and trained together, so that
 what they give, shown to the network again, has the features that they were given (cycle consistency).
 
-Cost: one pass of the frozen network and a few of small inverses per step; using it is one pass.
+Cost: one pass of the frozen network and a few of small inverses per step; using it is one pass. `refine_inversion`
+goes on from what it gives, a forward and a backward pass of the network per step.
 Source: Yin et al. 2021, arXiv:2107.06304, section 3. Differs: inverses are residual and doubled by nearest neighbors;
 losses are relative to the variance of what is asked for, so blocks of any scale weigh alike.
 """
@@ -20,11 +21,17 @@ from torch import Tensor, nn
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
+from reverie.core.network import as_network
 from reverie.core.rng import derive_seed, preserved_rng
 from reverie.core.source import Source
 from reverie.core.tap import Reading, tap
+from reverie.dream.answering import answering
+from reverie.dream.canvas import PixelCanvas
+from reverie.dream.heads import embedding
+from reverie.dream.layer_statistics import NoStatistics
+from reverie.dream.loop import optimize
 
-__all__ = ["InverseBlock", "Inverter", "train_inverter"]
+__all__ = ["InverseBlock", "Inverter", "refine_inversion", "train_inverter"]
 
 BATCH = 64
 LEARNING_RATE = 2e-3
@@ -170,6 +177,66 @@ def train_inverter(
             schedule.step()
             on_event(Event("training an inverter", step + 1, steps))
     return Inverter(layers, copy.deepcopy(blocks).eval().requires_grad_(False), inverter.scales)
+
+
+def refine_inversion(
+    network: nn.Module,
+    images: Tensor,
+    features: Tensor,
+    *,
+    layer: str,
+    steps: int = 30,
+    learning_rate: float = 0.05,
+    on_event: Listener = silent,
+) -> Tensor:
+    """Move images until a layer gives the features that are asked for: what an inverter could not say is found.
+
+    Loss: mean over images of |a - t|^2 / |t|^2, a of the image, t asked for, and nothing else: no prior draws the
+    image to what dreams look like.
+
+    Args:
+        network: Takes images in [0, 1]; as before afterwards.
+        images: (n, *image_shape) to start from, such as what an `Inverter` gave, or gray.
+        features: (n, ...) what the layer gave of the images that are looked for.
+        layer: Its qualified name.
+        steps: Optimization steps, >= 1.
+        learning_rate: Of the first step, in units of the pixel range.
+        on_event: Told of every step.
+
+    Returns:
+        (n, *image_shape) in [0, 1].
+
+    Raises:
+        RangeError: `steps` or `learning_rate` is not positive, or features are not finite.
+        ReferenceNotFound: There is no such layer.
+        ShapeError: The features are not of as many images, or not as the layer gives them.
+
+    Fails when: many images have these features, as of deep layers; one of them comes back, which a person may not
+    recognize though the network does.
+    Reference: Mahendran and Vedaldi 2015, arXiv:1412.0035. Differs: no prior; the start.
+    """
+    whole = as_network(network, tuple(images.shape[1:]))
+    head, asked = embedding(), answering(whole, layer if whole is network else f"body.{layer}")
+    with torch.no_grad(), frozen(network), preserved_rng():
+        head.check(asked(images), features)
+    found = optimize(
+        asked,
+        PixelCanvas(images),
+        term=head.term,
+        targets=features,
+        steps=steps,
+        augment=_as_they_are,
+        seed=0,
+        learning_rate=learning_rate,
+        statistics=NoStatistics(),
+        on_event=on_event,
+    )
+    return found.images
+
+
+def _as_they_are(images: Tensor, _: torch.Generator) -> Tensor:
+    """Features are of one view: another would be of other features."""
+    return images
 
 
 def _alone(inverter: Inverter, images: Tensor, asked: Sequence[Tensor]) -> Tensor:

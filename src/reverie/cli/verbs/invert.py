@@ -10,6 +10,7 @@ from reverie.cli.console import progress
 from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
 
 if TYPE_CHECKING:
+    from reverie.core.events import Listener
     from reverie.core.network import ImageNetwork
     from reverie.core.source import Source
     from reverie.dream import Inverter
@@ -29,6 +30,7 @@ def invert(
     out: Path,
     n: int = 256,
     steps: int = 400,
+    refine: int = 30,
     seed: int = 0,
     loading: Loading = AS_STATED,
     manner: Manner = PLAIN,
@@ -45,27 +47,31 @@ def invert(
         out: The PNG file.
         n: How many of the unseen images are tried.
         steps: Training steps.
+        refine: Steps by which each reconstruction is then moved toward its features; 0 leaves it as it is.
         seed: Same seed, same inverter.
         loading: How the model is read.
         manner: How the answer is given.
     """
     del manner
+    from reverie.core.errors import RangeError
     from reverie.core.source import Source
     from reverie.dream import Bank, train_inverter
 
+    if refine < 0:
+        raise RangeError(f"--refine is a number of steps, at least 0; got {refine}")
     network, source = load_network(model, loading), Bank.load(bank).source()
     whole = labeled_images(images, network)
     unseen = Source(whole.name, whole.images[:n])
     with progress() as on_event:
         inverter = train_inverter(network, source, layers=layers, steps=steps, seed=seed, on_event=on_event)
-    rows, kept = _reconstructed(network, inverter, unseen)
+        rows, kept = _reconstructed(network, inverter, unseen, refine, on_event)
     _draw(rows, out)
     lines = [f"{layer}: {share:.1%} of {len(unseen)} decisions kept" for layer, share in kept.items()]
     return Answer({"picture": str(out), "count": len(unseen), "decisions_kept": kept}, (*lines, f"picture: {out}"))
 
 
 def _reconstructed(
-    network: "ImageNetwork", inverter: "Inverter", unseen: "Source"
+    network: "ImageNetwork", inverter: "Inverter", unseen: "Source", refine: int, on_event: "Listener"
 ) -> tuple[list[Any], dict[str, float]]:
     """The unseen images and what comes back of them from each layer, and the share of decisions that is kept."""
     import torch
@@ -73,6 +79,7 @@ def _reconstructed(
     from reverie.core.modes import frozen
     from reverie.core.source import Source
     from reverie.core.tap import tap
+    from reverie.dream import refine_inversion
     from reverie.metrics import agreement, predict
 
     decided = predict(network, unseen)
@@ -80,7 +87,11 @@ def _reconstructed(
         network(unseen.floats())
     rows, kept = [unseen.images], {}
     for layer in inverter.layers:
-        found = (inverter(seen[layer].output, layer) * 255).round().to(torch.uint8)
+        images = inverter(seen[layer].output, layer)
+        if refine:
+            wanted = seen[layer].output
+            images = refine_inversion(network, images, wanted, layer=layer, steps=refine, on_event=on_event)
+        found = (images * 255).round().to(torch.uint8)
         kept[layer] = agreement(predict(network, Source("reconstructed", found)), decided).value
         rows.append(found)
     return rows, kept
