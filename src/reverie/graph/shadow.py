@@ -10,6 +10,7 @@ Sources: the meta device, fake tensors and function modes are PyTorch's.
 import copy
 import copyreg
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -191,13 +192,17 @@ def _state(module: nn.Module) -> dict[str, Any] | None:
 
 
 def _copied(value: object, memo: dict[int, Any]) -> object:
-    if isinstance(value, _UNCHANGING):
+    if isinstance(value, _UNCHANGING) or (type(value) is tuple and all(isinstance(one, _UNCHANGING) for one in value)):
         return value
+    if type(value) in _CONTAINERS and not value:
+        # A module has ten of them, for hooks; two names of one stay names of one.
+        return memo.setdefault(id(value), type(value)())
     if type(value) is dict and all(one is None or id(one) in memo for one in value.values()):
         return {key: None if one is None else memo[id(one)] for key, one in value.items()}
     return copy.deepcopy(value, memo)
 
 
+_CONTAINERS = (OrderedDict, dict, list, set)
 _UNCHANGING = (int, float, str, type(None), torch.dtype, torch.device)
 
 
