@@ -7,6 +7,8 @@ computed that way; such a file runs and is wrong.
 A maximum over a padded map: ONNX Runtime 1.23 makes the padding a part of the pooling, where it counts as minus
 infinity and not as the number that it was.
 
+A convolution whose number of groups is the batch: a file states one number of groups, so the free batch has no place.
+
 Source: batch normalization, Ioffe and Szegedy 2015, arXiv:1502.03167, section 3; the variance is the biased one.
 """
 
@@ -21,7 +23,7 @@ __all__ = ["Faithful"]
 
 
 class Faithful(TorchFunctionMode):
-    """Within it, both are plain arithmetic that means the same; all else as ever.
+    """Within it, all three are plain arithmetic that means the same; all else as ever.
 
     Example:
         >>> x = torch.randn(4, 3, 5)
@@ -48,6 +50,10 @@ class Faithful(TorchFunctionMode):
             given = _DEFAULTS | dict(zip(_DEFAULTS, args, strict=False)) | kwargs
             if given["training"] and given["running_mean"] is None and given["running_var"] is None:
                 return _normalized(given["input"], given["weight"], given["bias"], given["eps"])
+        if func is torch.conv2d:
+            given = _CONVOLUTION | dict(zip(_CONVOLUTION, args, strict=False)) | kwargs
+            if isinstance(given["groups"], torch.SymInt):
+                return _one_kernel_each(given)
         name = getattr(func, "__name__", "")
         if name in _POOLS and args and id(args[0]) in self._padded:
             # The maximum with minus infinity changes nothing, and keeps the two apart.
@@ -63,6 +69,33 @@ _DEFAULTS: dict[str, Any] = {
     "input": None, "running_mean": None, "running_var": None, "weight": None, "bias": None, "training": False,
     "momentum": 0.1, "eps": 1e-5,
 }  # fmt: skip
+
+
+_CONVOLUTION: dict[str, Any] = {
+    "input": None, "weight": None, "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1,
+}  # fmt: skip
+
+
+def _one_kernel_each(given: dict[str, Any]) -> Tensor:
+    """A convolution of a free number of groups, as where every example has its own kernel: patches times kernels."""
+    data, weight, groups = given["input"], given["weight"], given["groups"]
+    size = weight.shape[2:]
+    sides = [(one, one) if isinstance(one, int) else tuple(one) for one in (given["stride"], given["padding"])]
+    dilation = given["dilation"]
+    dilation = (dilation, dilation) if isinstance(dilation, int) else tuple(dilation)
+    incoming, count = weight.shape[1], data.shape[0]
+    height, width = (
+        (data.shape[2 + dim] + 2 * sides[1][dim] - dilation[dim] * (size[dim] - 1) - 1) // sides[0][dim] + 1
+        for dim in (0, 1)
+    )
+    patches = nn.functional.unfold(
+        data.reshape(count * groups, incoming, *data.shape[2:]), tuple(size), dilation, sides[1], sides[0]
+    )
+    kernels = weight.reshape(groups, -1, incoming * size[0] * size[1])
+    if count > 1:
+        kernels = kernels.repeat(count, 1, 1)
+    made = torch.bmm(kernels, patches).reshape(count, -1, height, width)
+    return made if given["bias"] is None else made + given["bias"][:, None, None]
 
 
 _LIFT = 2.0**26
