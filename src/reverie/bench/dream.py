@@ -109,7 +109,10 @@ DREAM: tuple[Job, ...] = (
         ),
         recovery_figures,
     ),
-    Job((_question("adaptive-gain", "points", at_least(1.0)),), adaptive_figures),
+    Job(
+        (_question("adaptive-gain", "points", at_least(1.0)), _question("adaptive-plain", "points of 100")),
+        adaptive_figures,
+    ),
     Job(
         (
             _question("student-dreams", "share"),
