@@ -43,7 +43,8 @@ if module.endswith(".py"):
 else:
     found = importlib.import_module(module)
 network = rebuild(folder, getattr(found, attribute))
-inputs = load_file(folder / "inputs.safetensors")
+# Copies: in the file they lie where they may, and matrix products depend on that in the last bit.
+inputs = {name: one.clone() for name, one in load_file(folder / "inputs.safetensors").items()}
 with torch.no_grad():
     answer = network(*[inputs[name] for name in sorted(inputs)])
 leaves = [leaf for leaf in torch.utils._pytree.tree_leaves(answer) if torch.is_tensor(leaf)]
