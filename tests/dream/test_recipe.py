@@ -1,5 +1,7 @@
 """The published preset, drawn targets, layers as answers, canvases of every kind, and statistics asked for by name."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,8 @@ from reverie.dream import (
     ShiftAndFlip,
     Stage,
     answering,
+    calibrate_statistics,
+    capture_statistics,
     deep_image_prior,
     dream,
     embedding,
@@ -22,6 +26,9 @@ from reverie.dream import (
     teacher_sha256,
     white_noise,
 )
+from reverie.dream.layer_statistics import Statistics
+from reverie.dream.leaves import leaves_source
+from reverie.dream.recipe import usual_statistics_weight
 from reverie.dream.terms import describe
 from traces import changes, model_trace
 
@@ -127,3 +134,19 @@ def test_statistics_asked_for_by_name_have_to_be_there(small_net: nn.Module) -> 
     assert [part["name"] for part in bank.config["term"]] == ["class", "total variation", "norm"]
     with pytest.raises(RangeError, match="learning_rate above 0"):
         dream(small_net, **asked, learning_rate=0.0)  # type: ignore[arg-type]
+
+
+def test_moments_that_are_a_guess_weigh_less_than_known_ones(tmp_path: Path) -> None:
+    body = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
+    guessed = calibrate_statistics(body, image_shape=(1, 8, 8), count=8)
+    measured = capture_statistics(body, leaves_source(count=8, image_shape=(1, 8, 8), seed=0))
+    assert usual_statistics_weight(guessed) < usual_statistics_weight(measured)
+    assert usual_statistics_weight(measured) == usual_statistics_weight(BatchNormStatistics())
+    guessed.save(tmp_path / "guessed")
+    assert not Statistics.load(tmp_path / "guessed").known
+    banks = [dream(body, count=2, image_shape=(1, 8, 8), steps=1, statistics=source) for source in (guessed, measured)]
+    weights = [
+        {part["name"]: part["weight"] for part in bank.config["term"]}["statistics"]  # type: ignore[index, union-attr]
+        for bank in banks
+    ]
+    assert weights == [0.2, 5.0]

@@ -49,7 +49,7 @@ class Craft:
         canvas: What is optimized: the images' spectrum, their pixels, or an untrained network that draws them.
         augment: How images are varied: affine (shift, zoom, turn, mirror; the usual), shift and mirror, crop, none.
         statistics: auto (batch norm's, else calibrated), batch-norm, calibrated, none, or a file of bank capture.
-        statistics_weight: Weight of matching statistics, at least 0; 5 in the default recipe.
+        statistics_weight: Weight of matching statistics, at least 0; 5 in the default recipe, 0.2 for calibrated ones.
         first_weight: How many ordinary layers the first one counts for in the statistics, at least 0.
         smooth: Weight of smoothness (total variation), at least 0; not given: 1, or 10 without statistics.
         smooth_power: Power of differences between neighboring pixels, above 0: 2 gives smooth images, 1 flat areas.
@@ -251,12 +251,14 @@ def _term(
 ) -> "Term | None":
     """None is the recipe's own; else the recipe's parts with the weights that were given."""
     from reverie.dream import choose_statistics, norm_term, patch_similarity_term, statistics_term, total_variation_term
+    from reverie.dream.recipe import usual_statistics_weight
     from reverie.dream.rehearsal import sees_statistics
 
     weights = ("statistics_weight", "first_weight", "smooth", "smooth_power", "norm", "patches")
     if all(getattr(craft, name) == getattr(USUAL, name) for name in weights):
         return None
-    seen = sees_statistics(network, shape, source or choose_statistics(network, image_shape=shape))
+    matched = source or choose_statistics(network, image_shape=shape)
+    seen = sees_statistics(network, shape, matched)
     if not seen and (craft.statistics_weight or craft.first_weight != 1):
         given = "--statistics-weight" if craft.statistics_weight else "--first-weight"
         raise RangeError(f"{given} weighs statistics, and there are none with --statistics {craft.statistics}")
@@ -264,7 +266,7 @@ def _term(
     term = head.term + smooth * total_variation_term(power=craft.smooth_power)
     term += (0.001 if craft.norm is None else craft.norm) * norm_term()
     if seen:
-        weight = 5.0 if craft.statistics_weight is None else craft.statistics_weight
+        weight = usual_statistics_weight(matched) if craft.statistics_weight is None else craft.statistics_weight
         term += weight * statistics_term(first_weight=craft.first_weight)
     return term + craft.patches * patch_similarity_term()
 

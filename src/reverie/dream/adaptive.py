@@ -20,14 +20,17 @@ from torch import Tensor, nn
 from reverie.core.digest import sha256_tensors
 from reverie.core.errors import CorruptFile, FolderInUse, RangeError
 from reverie.core.events import Event, Listener, silent
+from reverie.core.network import as_network
 from reverie.core.rng import derive_seed
 from reverie.core.source import Source
 from reverie.core.store import read_json, write_bytes, write_json
 from reverie.dream.bank import Bank
+from reverie.dream.calibrate import choose_statistics
 from reverie.dream.disagreement import disagreement_term
 from reverie.dream.dream import dream
+from reverie.dream.layer_statistics import NoStatistics
 from reverie.dream.pool import join_banks
-from reverie.dream.recipe import default_term
+from reverie.dream.recipe import default_term, prior_term, usual_statistics_weight
 from reverie.dream.terms import Term
 from reverie.metrics import predict
 
@@ -97,7 +100,7 @@ def adaptive_dreams(
         counts: Dreams of each round, the first plain; at least one.
         disagree: Makes the term from the current student; `masked_disagreement_term` is the other one.
         weight: Of that term, >= 0. 0 makes every round plain: the control.
-        term: What all dreams satisfy; None is `default_term()`.
+        term: What all dreams satisfy; None is the recipe, as in `dream`.
         image_shape: (c, h, w); the network's own where None.
         steps: Of each batch; None as in `dream`.
         batch_size: Images optimized together; None as in `dream`.
@@ -116,7 +119,7 @@ def adaptive_dreams(
     if not counts or weight < 0:
         raise RangeError(f"the loop needs at least one count and a weight of at least 0, got {list(counts)}, {weight}")
     folder = None if path is None else Path(path)
-    base = term if term is not None else default_term()
+    base = term if term is not None else _usual_term(teacher, image_shape)
     question = {"counts": list(counts), "weight": weight, "seed": seed, "student": _sha256(student)}
     question |= {"lessons": dict(lessons or {})}
     if folder is not None:
@@ -147,6 +150,13 @@ def adaptive_dreams(
         student = _taught(student, pool.source(), number, teach=teach, kept=kept)
         on_event(Event("adaptive rounds", number + 1, len(counts)))
     return Adapted(pool if pool is not None else join_banks(banks), student, tuple(rounds))
+
+
+def _usual_term(teacher: nn.Module, image_shape: Sequence[int] | None) -> Term:
+    network = as_network(teacher, image_shape)
+    shape = network.image_shape if image_shape is None else image_shape
+    source = choose_statistics(network, image_shape=shape)
+    return prior_term() if isinstance(source, NoStatistics) else default_term(usual_statistics_weight(source))
 
 
 def _taught(student: nn.Module, pool: Source, number: int, *, teach: Teach, kept: Path | None) -> nn.Module:

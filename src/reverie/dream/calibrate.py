@@ -59,7 +59,7 @@ def calibrate_statistics(
     leaves: Source = leaves_source(count=count, image_shape=image_shape, seed=seed)
     found = capture_statistics(network, leaves, batch_size=min(64, count))
     folded = "; its batch normalization is folded into its convolutions" if is_folded(network) else ""
-    return replace(found, origin=f"self-calibrated on {count} dead leaves{folded}")
+    return replace(found, origin=f"self-calibrated on {count} dead leaves{folded}", known=False)
 
 
 def choose_statistics(network: nn.Module, *, image_shape: Sequence[int]) -> StatisticsSource:

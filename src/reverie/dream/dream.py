@@ -29,7 +29,14 @@ from reverie.dream.canvas import Augment, ShiftAndFlip
 from reverie.dream.fourier import FourierCanvas
 from reverie.dream.heads import Head, single_label
 from reverie.dream.layer_statistics import NoStatistics, StatisticsSource
-from reverie.dream.recipe import default_augment, default_batch_size, default_term, prior_term, usual_learning_rate
+from reverie.dream.recipe import (
+    default_augment,
+    default_batch_size,
+    default_term,
+    prior_term,
+    usual_learning_rate,
+    usual_statistics_weight,
+)
 from reverie.dream.rehearsal import checked_shape, checked_targets, first_answer, sees_statistics, try_term
 from reverie.dream.stages import MakeCanvas, Stage, check_stages, optimize_stages
 from reverie.dream.targets import Draw, balanced_targets
@@ -178,7 +185,7 @@ def dream(
             checked_targets(asked, count, small, head)
         source = statistics or choose_statistics(network, image_shape=shape)
         if term is None:
-            term = _recipe(head, _sees(network, shape, source, demanded=statistics is not None))
+            term = _recipe(head, source if _sees(network, shape, source, demanded=statistics is not None) else None)
         try_term(network, term, shape, asked, statistics=source, taps=taps)
         plan = _Plan(
             shape,
@@ -244,9 +251,9 @@ def _placed(on_event: Listener, before: int, total: int) -> Listener:
     return lambda event: on_event(Event(event.stage, before + event.step, total, event.figures))
 
 
-def _recipe(head: Head, with_statistics: bool) -> Term:
-    """The recipe with the head's own part in place of the class."""
-    parts = (default_term() if with_statistics else prior_term()).parts
+def _recipe(head: Head, source: StatisticsSource | None) -> Term:
+    """The recipe with the head's own part in place of the class; None where there are no statistics."""
+    parts = (prior_term() if source is None else default_term(usual_statistics_weight(source))).parts
     return head.term + Term(tuple(part for part in parts if part.name != "class"))
 
 

@@ -37,7 +37,7 @@ from reverie.dream.conditional import CODE, ConditionalGenerator
 from reverie.dream.layer_statistics import StatisticsSource
 from reverie.dream.loop import optimize
 from reverie.dream.network_canvas import NetworkCanvas
-from reverie.dream.recipe import default_augment
+from reverie.dream.recipe import default_augment, usual_statistics_weight
 from reverie.dream.rehearsal import sees_statistics, try_term
 from reverie.dream.running import memory_of, remember, running_statistics_term, with_fresh_memory
 from reverie.dream.targets import balanced_targets
@@ -140,7 +140,7 @@ def generate(
             raise RangeError(f"targets must name a class in 0..{classes - 1} for each of {count} images")
         source = statistics or choose_statistics(network, image_shape=shape)
         if term is None:
-            term = _default_term(sees_statistics(network, shape, source))
+            term = _default_term(source if sees_statistics(network, shape, source) else None)
         try_term(network, with_fresh_memory(term), shape, asked, statistics=source, taps=None)
         term = with_fresh_memory(term)
         plan = _Plan(shape, asked.long(), batch_size, warm_up, steps, seed, term, source, choose_precision(network))
@@ -256,9 +256,9 @@ def _fresh_generator(classes: int, shape: tuple[int, ...], seed: int) -> Conditi
     return ConditionalGenerator(classes=classes, image_shape=shape)
 
 
-def _default_term(with_statistics: bool) -> Term:
+def _default_term(source: StatisticsSource | None) -> Term:
     base = class_term() + total_variation_term()
-    return base + 5.0 * running_statistics_term() if with_statistics else base
+    return base if source is None else base + usual_statistics_weight(source) * running_statistics_term()
 
 
 def _classes(network: ImageNetwork, shape: tuple[int, ...]) -> int:

@@ -126,10 +126,12 @@ class Statistics:
     Attributes:
         origin: Where the moments come from, in words.
         layers: Qualified layer name -> (mean, variance), each (c,) float32.
+        known: Whether they were measured on images like those of training; False where they are a guess.
     """
 
     origin: str
     layers: Mapping[str, tuple[Tensor, Tensor]]
+    known: bool = True
 
     @contextmanager
     def __call__(self, network: nn.Module) -> Iterator[list[Moments]]:
@@ -170,7 +172,9 @@ class Statistics:
             for name, pair in self.layers.items()
             for kind, tensor in zip(("mean", "variance"), pair, strict=True)
         }
-        write_bytes(Path(path), save(tensors, metadata={"format": FORMAT, "origin": self.origin}))
+        write_bytes(
+            Path(path), save(tensors, metadata={"format": FORMAT, "origin": self.origin, "known": str(self.known)})
+        )
 
     @staticmethod
     def load(path: Path | str) -> "Statistics":
@@ -198,7 +202,7 @@ class Statistics:
             sound = mean.shape == variance.shape and bool(torch.isfinite(mean).all()) and bool((variance >= 0).all())
             if not sound:
                 raise CorruptFile(f"{path}: layer {name} has no mean and variance of one finite length. {advice}")
-        return Statistics(metadata["origin"], layers)
+        return Statistics(metadata["origin"], layers, known=metadata.get("known") == str(True))
 
 
 def capture_statistics(network: nn.Module, source: Source, *, batch_size: int = 64) -> Statistics:

@@ -16,6 +16,7 @@ from torch import nn
 from reverie.core.network import as_network
 from reverie.dream.canvas import Augment, PixelCanvas, RandomAffine, ShiftAndFlip
 from reverie.dream.fourier import FourierCanvas
+from reverie.dream.layer_statistics import Statistics, StatisticsSource
 from reverie.dream.network_canvas import deep_image_prior
 from reverie.dream.published import CIFAR, IMAGENET, published_term
 from reverie.dream.stages import LEARNING_RATE, MakeCanvas, Stage
@@ -29,9 +30,12 @@ __all__ = [
     "prior_term",
     "published_recipe",
     "usual_learning_rate",
+    "usual_statistics_weight",
     "white_noise",
 ]
 
+# Weights of moments that training stored, or that were measured on real images; and of those that are a guess.
+KNOWN, GUESSED = 5.0, 0.2
 # Memory of a batch: as many pixels as 512 images of 32 by 32.
 BATCH_PIXELS = 2**19
 LARGEST_BATCH = 128
@@ -57,12 +61,25 @@ class Recipe:
     stages: tuple[Stage, ...]
 
 
-def default_term() -> Term:
+def default_term(statistics_weight: float = KNOWN) -> Term:
     """The recipe: be recognized, have the right statistics, be smooth, and a trace of the norm.
 
     class + 5 statistics + total variation + 0.001 norm, each as in `reverie.dream.terms`.
+
+    Args:
+        statistics_weight: At least 0; `usual_statistics_weight` says which for a source.
     """
-    return class_term() + 5.0 * statistics_term() + total_variation_term() + 0.001 * norm_term()
+    return class_term() + statistics_weight * statistics_term() + total_variation_term() + 0.001 * norm_term()
+
+
+def usual_statistics_weight(source: StatisticsSource) -> float:
+    """5 where moments of training are known, 0.2 where they are a guess, which should not outvote the class.
+
+    Measured with moments of dead leaves on a CIFAR-10 ResNet-20, 64 dreams of 120 steps: with 5 the network itself
+    recognizes 89 %, two others 73 and 64 %; with 0.2 it is 100, 72 and 81 %. A network of gray drawings, which are
+    unlike dead leaves, recognizes 30 % with 5, and all with 0.2.
+    """
+    return GUESSED if isinstance(source, Statistics) and not source.known else KNOWN
 
 
 def prior_term() -> Term:
