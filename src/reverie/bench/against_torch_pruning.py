@@ -80,7 +80,7 @@ def compared(effort: Effort, *, folder: Path | None, on_event: Listener) -> Mapp
         ReferenceNotFound: The network or its images are not here.
     """
     try:
-        import torch_pruning  # type: ignore[import-untyped,unused-ignore]  # noqa: F401
+        import torch_pruning  # noqa: F401
     except ImportError as error:
         raise MissingExtra("Torch-Pruning is needed to be compared with; pip install torch-pruning") from error
     teacher, train = cifar_judge(effort.depth), cifar_images("train")
