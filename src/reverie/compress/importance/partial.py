@@ -23,6 +23,7 @@ class PartialRuns:
             reads; else run it whole. Known after the first `whole`.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
         >>> runs = PartialRuns(net)
         >>> with torch.no_grad():
