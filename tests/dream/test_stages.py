@@ -23,12 +23,13 @@ from reverie.dream import (
     deep_image_prior,
     dense_map,
     dream,
+    finishing_stages,
     halving_stages,
     optimize,
     optimize_stages,
     white_noise,
 )
-from reverie.dream.stages import check_stages, grown
+from reverie.dream.stages import STILL, check_stages, grown
 
 SHAPE = (3, 8, 8)
 
@@ -197,3 +198,23 @@ def test_stages_of_any_canvas(small_net: nn.Module) -> None:
         assert found.shape == (2, *SHAPE)
         assert torch.equal(found, run(make, halving_stages(3, steps=6)))
     assert run(deep_image_prior, halving_stages(1, steps=2)).shape == (2, *SHAPE)
+
+
+def test_the_usual_dream_ends_on_images_as_they_are(small_net: nn.Module) -> None:
+    seen: list[Tensor] = []
+
+    class Mark:
+        def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
+            seen.append(images)
+            return images
+
+    stages = finishing_stages(steps=10, learning_rate=0.1)
+    assert [(stage.steps, stage.share, stage.augment) for stage in stages] == [(8, 1.0, None), (2, 1.0, STILL)]
+    assert stages[1].learning_rate == pytest.approx(0.04)
+    assert [stage.steps for stage in finishing_stages(steps=4)] == [4]
+
+    usual = dream(small_net, count=2, image_shape=SHAPE, steps=10)
+    asked = dream(small_net, count=2, image_shape=SHAPE, stages=finishing_stages(steps=10))
+    assert torch.equal(usual.images, asked.images)
+    dream(small_net, count=2, image_shape=SHAPE, steps=10, augment=Mark())
+    assert len(seen) == 10

@@ -37,7 +37,7 @@ from reverie.dream.recipe import (
     white_noise,
 )
 from reverie.dream.running import running_statistics_term
-from reverie.dream.stages import MakeCanvas, Stage, halving_stages, optimize_stages
+from reverie.dream.stages import MakeCanvas, Stage, finishing_stages, halving_stages, optimize_stages
 from reverie.dream.statistics import BatchNormWithMoments, Moments, moments
 from reverie.dream.targets import balanced_targets, random_targets
 from reverie.dream.terms import Part, Term, View, class_term, norm_term, statistics_term, total_variation_term
@@ -91,6 +91,7 @@ __all__ = [
     "embedding",
     "export_folder",
     "export_webdataset",
+    "finishing_stages",
     "generate",
     "halving_stages",
     "jensen_shannon",

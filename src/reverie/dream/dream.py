@@ -2,8 +2,8 @@
 
 Cost: `steps` forward and backward passes of the frozen network per batch.
 Source: Yin et al. 2020, arXiv:1912.08795, section 3.2. Differs: statistics are relative and averaged over layers,
-every image is shifted, zoomed, turned and mirrored on its own, what is optimized are Fourier coefficients, and one
-recipe serves all networks.
+every image is shifted, zoomed, turned and mirrored on its own and left as it is in the end, what is optimized are
+Fourier coefficients, and one recipe serves all networks.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from reverie.core.tap import Selector
 from reverie.dream.answering import answering
 from reverie.dream.bank import Bank, Folder, Shard, teacher_sha256
 from reverie.dream.calibrate import choose_statistics
-from reverie.dream.canvas import Augment, ShiftAndFlip
+from reverie.dream.canvas import Augment
 from reverie.dream.fourier import FourierCanvas
 from reverie.dream.heads import Head, single_label
 from reverie.dream.layer_statistics import NoStatistics, StatisticsSource
@@ -38,15 +38,13 @@ from reverie.dream.recipe import (
     usual_statistics_weight,
 )
 from reverie.dream.rehearsal import checked_shape, checked_targets, first_answer, sees_statistics, try_term
-from reverie.dream.stages import MakeCanvas, Stage, check_stages, optimize_stages
+from reverie.dream.stages import STILL, MakeCanvas, Stage, check_stages, finishing_stages, optimize_stages
 from reverie.dream.targets import Draw, balanced_targets
 from reverie.dream.terms import Term, describe
 
 __all__ = ["dream"]
 
 STEPS = 250
-# What is asked for at a place must stay there.
-STILL = ShiftAndFlip(0, flip=False)
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,8 @@ def dream(
             part in place of the class, and `prior_term()` where there are no statistics.
         augment: What the network is shown of the images in each step; None is `default_augment`: each is shifted,
             zoomed, turned and perhaps mirrored, or left as it is where the answer says what is where (maps of classes
-            or features). Where left and right differ: `RandomAffine(3, flip=False)`.
+            or features), and in the last fifth of the steps; see `finishing_stages`. Where left and right differ:
+            `RandomAffine(3, flip=False)`.
         head: What kind of answer the network gives; None is `single_label()`. See `reverie.dream.heads`.
         layer: The layer whose output is taken for the network's answer, such as `body.layer3` with `embedding()`.
         statistics: Which moments the images should have; None takes those of batch normalization where stored, else
@@ -175,14 +174,15 @@ def dream(
     for name, value in (("count", count), ("steps", steps), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise RangeError(f"{name} must be at least 1, got {value}")
-    chosen = _stages(stages, steps, learning_rate, canvas)
+    chosen = _stages(stages, steps, learning_rate, canvas, varied=augment is None)
     head = head or single_label()
     with preserved_rng():
-        answer = first_answer(network, shape, head)
-        asked = checked_targets(_asked(targets, count, answer, head, seed), count, answer, head)
-        for stage in chosen[:-1]:
-            small = first_answer(network, stage.image_shape(shape), head)
-            checked_targets(asked, count, small, head)
+        answers = [
+            first_answer(network, size, head) for size in dict.fromkeys(one.image_shape(shape) for one in chosen)
+        ]
+        asked = _asked(targets, count, answers[-1], head, seed)
+        for answer in answers:
+            asked = checked_targets(asked, count, answer, head)
         source = statistics or choose_statistics(network, image_shape=shape)
         if term is None:
             term = _recipe(head, source if _sees(network, shape, source, demanded=statistics is not None) else None)
@@ -195,7 +195,7 @@ def dream(
             chosen,
             seed,
             term,
-            augment or (STILL if _has_places(answer) else None),
+            augment or (STILL if _has_places(answers[-1]) else None),
             choose_precision(network),
             head,
             layer,
@@ -269,12 +269,13 @@ def _sees(network: ImageNetwork, shape: Sequence[int], source: StatisticsSource,
 
 
 def _stages(
-    stages: Sequence[Stage] | None, steps: int | None, learning_rate: float | None, canvas: MakeCanvas
+    stages: Sequence[Stage] | None, steps: int | None, learning_rate: float | None, canvas: MakeCanvas, *, varied: bool
 ) -> tuple[Stage, ...]:
-    """The stages asked for, or one of the whole image."""
+    """The stages asked for, or those of the recipe; under views that somebody chose, one."""
     if stages is None:
         rate = usual_learning_rate(canvas) if learning_rate is None else learning_rate
-        return check_stages([Stage(steps or STEPS, learning_rate=rate)])
+        usual = finishing_stages(steps=steps or STEPS, learning_rate=rate)
+        return check_stages(usual if varied else [Stage(steps or STEPS, learning_rate=rate)])
     if steps is not None or learning_rate is not None:
         raise RangeError("stages have steps and learning rates of their own: give either them, or steps and a rate")
     return check_stages(stages)
