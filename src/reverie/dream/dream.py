@@ -177,12 +177,9 @@ def dream(
     chosen = _stages(stages, steps, learning_rate, canvas, varied=augment is None)
     head = head or single_label()
     with preserved_rng():
-        answers = [
-            first_answer(network, size, head) for size in dict.fromkeys(one.image_shape(shape) for one in chosen)
-        ]
-        asked = _asked(targets, count, answers[-1], head, seed)
-        for answer in answers:
-            asked = checked_targets(asked, count, answer, head)
+        sizes = dict.fromkeys(stage.image_shape(shape) for stage in chosen)
+        answers = [first_answer(network, size, head) for size in sizes]
+        asked = _asked(targets, count, answers, head, seed)
         source = statistics or choose_statistics(network, image_shape=shape)
         if term is None:
             term = _recipe(head, source if _sees(network, shape, source, demanded=statistics is not None) else None)
@@ -282,14 +279,14 @@ def _stages(
 
 
 def _asked(
-    targets: Sequence[int] | Tensor | Draw | None, count: int, answer: Tensor, head: Head, seed: int
-) -> Sequence[int] | Tensor:
-    """The targets that were given, or drawn ones."""
-    if isinstance(targets, Tensor | Sequence):
-        return targets
-    if head.name != single_label().name:
-        raise ShapeError(f"dreams for the head {head.name!r} need targets, one for each of {count} images")
-    return (targets or balanced_targets)(count, answer.shape[1], seed=seed)
+    targets: Sequence[int] | Tensor | Draw | None, count: int, answers: Sequence[Tensor], head: Head, seed: int
+) -> Tensor:
+    """The targets that were given, or drawn ones; each must fit the answer to the images of every stage."""
+    if not isinstance(targets, Tensor | Sequence):
+        if head.name != single_label().name:
+            raise ShapeError(f"dreams for the head {head.name!r} need targets, one for each of {count} images")
+        targets = (targets or balanced_targets)(count, answers[-1].shape[1], seed=seed)
+    return [checked_targets(targets, count, answer, head) for answer in answers][-1]
 
 
 def _has_places(answer: Tensor) -> bool:
