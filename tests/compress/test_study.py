@@ -164,6 +164,26 @@ def test_what_is_left_of_a_budget_is_spent_and_nothing_kept_goes(study):
                 assert cost > share - 0.003 or cost < full.shares["macs"] + 0.003
 
 
+def test_slack_leads_to_other_plans_of_about_the_same_cost(study):
+    different = 0
+    for share in (0.9, 0.75, 0.6):
+        found = [study.solve({"macs": share}, spend="macs", slack=slack) for slack in (0.0, 0.05, 0.1, 0.2)]
+        assert all(one.shares["macs"] <= share * (1 + 1e-9) for one in found)
+        different += len({one.plan.digest() for one in found}) - 1
+        # Each keeps what the best plan of the lower budget keeps, and none claims to be better than it can be.
+        for one, slack in zip(found, (0.0, 0.05, 0.1, 0.2), strict=True):
+            base = study.solve({"macs": share * (1 - slack)}, gap=0.002)
+            assert all(one.widths[site] >= width for site, width in base.widths.items())
+            assert one.shares["macs"] >= base.shares["macs"] - 1e-9
+            assert one.allocation.lower_bound == found[0].allocation.lower_bound <= one.loss + 1e-12
+    assert different >= 1
+    # Where nothing is that much cheaper, it is as without slack.
+    with pytest.raises(BudgetInfeasible) as caught:
+        study.solve({"macs": 0.01})
+    lowest = caught.value.cheapest * 1.001
+    assert study.solve({"macs": lowest}, spend="macs", slack=0.5).plan == study.solve({"macs": lowest}).plan
+
+
 def test_a_network_in_which_nothing_can_be_decided_has_one_plan(study):
     problem = replace(study.problem, sites=(), pairs=(), fixed={"macs": 10.0}, widths={})
     nothing = replace(study, problem=problem, predictors={})

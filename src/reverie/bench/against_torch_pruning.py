@@ -57,7 +57,7 @@ class Effort:
     def __init__(
         self,
         *,
-        steps: int = 400,
+        steps: int = 120,
         batch_size: int = 128,
         learning_rate: float = 0.02,
         tested: int = 10_000,

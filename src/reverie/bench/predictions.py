@@ -10,12 +10,12 @@ from torch import Tensor
 
 from reverie.bench.allocations import resnet50_structure
 from reverie.bench.figure import Measured
-from reverie.compress.closed_loop import meet_budget
 from reverie.compress.importance import magnitude_scores
 from reverie.compress.latencies import cost_columns, layer_shape, measure_layers
+from reverie.compress.latency_budget import TOLERANCE, meet_latency
 from reverie.compress.plan import Plan
 from reverie.compress.sites import Sites, find_sites
-from reverie.compress.study import Solution, Study, study_of
+from reverie.compress.study import Study, study_of
 from reverie.core.events import Event, Listener
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import preserved_rng
@@ -24,6 +24,7 @@ from reverie.cost.backends import backend_of
 from reverie.cost.latency import LatencyTable, measure_networks
 from reverie.cost.onnx import export_onnx
 from reverie.cost.predictor import fit_predictor
+from reverie.cost.timing import Timing
 from reverie.graph import bypass, cut, probe
 from reverie.graph.structure import Structure
 from reverie.zoo.load import load
@@ -36,8 +37,6 @@ Run = Callable[[Listener], Mapping[str, Measured]]
 NETWORKS = ("zoo:cifar10-resnet20", "zoo:cifar10-vgg", "zoo:fashion-resnet20", "zoo:fashion-vgg", "resnet56")
 SHARES = (0.85, 0.7, 0.6, 0.5)
 FORETOLD, HELD_OUT = ("zoo:cifar10-resnet20", "zoo:fashion-vgg"), 12
-# Plans are to measure from 2.3 % to 0.4 % under the budget, so that the closing measurement is within the 3 %.
-MARGIN, WINDOW = 0.004, 0.019
 
 
 def table_time(on_event: Listener) -> Mapping[str, Measured]:
@@ -75,13 +74,13 @@ class _Subject:
         shapes = (layer_shape(layer, *layer.widths(counts)) for layer in self.structure.layers)
         return sum(self.table.latency(shape).ratio for shape in shapes)
 
-    def measured(self, plan: Plan, *, seconds: float) -> float:
+    def measured(self, plan: Plan, *, seconds: float = 10.0) -> Timing:
         body, _ = cut(self.network.body, self.structure, plan.kept)
         body, _ = bypass(body, self.structure, plan.bypassed)
         models = {"teacher": self.teacher, "candidate": export_onnx(self.network.with_body(body))}
         shape, runtime = self.network.image_shape, self.runtime
-        timings = measure_networks(models, shape, backend=runtime, tolerance=0.004, seconds=seconds)
-        return timings["candidate"].ratio_median
+        timings = measure_networks(models, shape, backend=runtime, tolerance=TOLERANCE, seconds=seconds)
+        return timings["candidate"]
 
     def study(self) -> Study:
         losses = {
@@ -117,7 +116,7 @@ def predictions(backend: str) -> Run:
                     site: int(rng.choice([one for one in options if one >= least * options[0]]))
                     for site, options in subject.sites.widths.items()
                 }
-                found = subject.measured(subject.sites.plan(widths, subject.scores), seconds=10.0)
+                found = subject.measured(subject.sites.plan(widths, subject.scores)).ratio_median
                 errors.append(abs(predictor.share(subject.summed(widths) / whole) / found - 1))
                 on_event(Event("held-out plans", len(errors), 2 * HELD_OUT))
         return {
@@ -141,8 +140,9 @@ def budgets_met(backend: str) -> Run:
             subject = _Subject.of(name, backend, on_event)
             study = subject.study()
             for share in SHARES:
-                best = _within(subject, study, share)
-                reached.append(subject.measured(best.plan, seconds=20.0) / share)
+                met = meet_latency(study, {"latency": share}, subject.measured)
+                closing = subject.measured(met.solution.plan, seconds=20.0)
+                reached.append(closing.ratio_median / share)
                 counts = {"measured_over_budget": reached[-1]}
                 on_event(Event("budgets", len(reached), len(NETWORKS) * len(SHARES), counts))
         inside = [0.97 <= one <= 1.0 for one in reached]
@@ -150,20 +150,3 @@ def budgets_met(backend: str) -> Run:
         return {f"budgets-met-{backend}": Measured(sum(inside) / len(inside), spread, "measured over budget, minus 1")}
 
     return run
-
-
-def _within(subject: _Subject, study: Study, share: float) -> Solution:
-    def solve(limit: float) -> tuple[Solution, float]:
-        found = study.solve({"latency": limit}, spend="latency", gap=1e-4)
-        return found, found.shares["latency"]
-
-    target = share * (1 - MARGIN)
-    best, _ = meet_budget(
-        solve,
-        lambda one: subject.measured(one.plan, seconds=10.0),
-        budget=target,
-        first_limit=target,
-        tolerance=WINDOW,
-        attempts=12,
-    )
-    return best.solution

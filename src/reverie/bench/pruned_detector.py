@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from reverie.bench.figure import Measured
-from reverie.compress.closed_loop import meet_budget
 from reverie.compress.importance import Gates
 from reverie.compress.latencies import cost_columns, measure_layers
+from reverie.compress.latency_budget import TOLERANCE, meet_latency
+from reverie.compress.plan import Plan
 from reverie.compress.sites import find_sites
 from reverie.compress.study import Solution, study_of
 from reverie.core.events import Listener
@@ -22,6 +23,7 @@ from reverie.core.rng import preserved_rng
 from reverie.core.source import Source
 from reverie.cost.latency import LatencyTable, measure_networks
 from reverie.cost.onnx import export_onnx
+from reverie.cost.timing import Timing
 from reverie.distill.detector import Scenes, SmallDetector, detector_precision, make_scenes, teach_detector
 from reverie.distill.detector.boxes import decode
 from reverie.distill.detector.losses import assign_batch, detection_loss
@@ -31,7 +33,7 @@ from reverie.zoo.datasets import test_set
 
 __all__ = ["Joined", "loss_scores", "pruned_detector"]
 
-SHARE, MARGIN, WINDOW = 0.6, 0.004, 0.019
+SHARE = 0.6
 STEPS, MORE_STEPS = 600, 300
 SCORED_BATCHES, BATCH = 24, 16
 
@@ -121,15 +123,9 @@ def _within_budget(network: ImageNetwork, scenes: Scenes, on_event: Listener) ->
     study = study_of(sites, losses, cost_columns(table, {"latency": None}), scores)
     teacher = export_onnx(network)
 
-    def solve(limit: float) -> tuple[Solution, float]:
-        found = study.solve({"latency": limit}, spend="latency", gap=1e-4)
-        return found, found.shares["latency"]
-
-    def measure(solution: Solution) -> float:
-        body, _ = cut(network.body, structure, solution.plan.kept)
+    def measure(plan: Plan) -> Timing:
+        body, _ = cut(network.body, structure, plan.kept)
         models = {"teacher": teacher, "candidate": export_onnx(network.with_body(body))}
-        return measure_networks(models, network.image_shape, tolerance=0.004)["candidate"].ratio_median
+        return measure_networks(models, network.image_shape, tolerance=TOLERANCE)["candidate"]
 
-    aim = SHARE * (1 - MARGIN)
-    best, _ = meet_budget(solve, measure, budget=aim, first_limit=aim, tolerance=WINDOW, attempts=12)
-    return best.solution
+    return meet_latency(study, {"latency": SHARE}, measure, on_event=on_event).solution

@@ -2,10 +2,10 @@
 
 A latency table predicts; it cannot be trusted to the last percent, because a runtime fuses, pads and schedules whole
 networks. So the solver's limit is moved until the plan it returns measures just under the budget. The plan that is
-handed back was itself measured to be within it.
+handed back was itself measured to be within it, and one that is too near to the budget to tell is measured again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -18,6 +18,9 @@ Solution = TypeVar("Solution")
 # Plans a few thousandths apart measure differently by as much: where a limit gives a plan that is known, those around
 # it are asked for, nearest first, up to this share away.
 NUDGE, FARTHEST = 0.003, 0.03
+# Shares of a limit that are left to be spent; each leads to another plan near it.
+SLACKS = (0.0, 0.02, 0.04, 0.06, 0.09, 0.13)
+READINGS = 3
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Attempt(Generic[Solution]):
     Attributes:
         limit: What the solver was told, in predicted units.
         predicted: What the table says of its solution, at most `limit`.
-        measured: What the solution measured, in the unit of the budget.
+        measured: What the solution measured, in the unit of the budget; the mean of its readings.
         solution: Whatever the solver returned.
     """
 
@@ -38,8 +41,8 @@ class Attempt(Generic[Solution]):
 
 
 def meet_budget(
-    solve: Callable[[float], tuple[Solution, float]],
-    measure: Callable[[Solution], float],
+    solve: Callable[[float, float], tuple[Solution, float]],
+    measure: Callable[[Solution], tuple[float, float]],
     *,
     budget: float,
     first_limit: float,
@@ -49,11 +52,14 @@ def meet_budget(
     """The solution that measures closest under the budget, and every attempt that was made.
 
     Higher predictions measure higher but for a percent or two, so the limit follows the line through the two attempts
-    around the budget, or the ratio of the nearest one; where that gives nothing new, its neighborhood is looked at.
+    around the budget, or the ratio of the nearest one; where that gives nothing new near it, other plans of about the
+    same cost are asked for, and then its neighborhood.
 
     Args:
-        solve: Limit -> (solution, its predicted cost); raises `BudgetInfeasible` where the limit is out of reach.
-        measure: Solution -> its measured cost, in the unit of `budget`.
+        solve: Limit, share of it that is left to be spent -> (solution, its predicted cost); raises `BudgetInfeasible`
+            where the limit is out of reach.
+        measure: Solution -> its measured cost and half its 95 % interval, in the unit of `budget`. Where the budget is
+            inside the interval it is called again, up to three times in all, and the mean counts.
         budget: Upper limit on the measured cost.
         first_limit: Where the solver starts, in predicted units.
         tolerance: Stop once the measured cost is within this share under the budget, in [0, 1).
@@ -63,19 +69,19 @@ def meet_budget(
         BudgetInfeasible: Even the cheapest solution measures above the budget; carries the lowest measured cost.
 
     Example:
-        >>> whole = lambda limit: (int(limit), float(int(limit)))
-        >>> chosen, history = meet_budget(whole, lambda n: 1.1 * n, budget=10.0, first_limit=10.0)
+        >>> whole = lambda limit, slack: (int(limit), float(int(limit)))
+        >>> chosen, history = meet_budget(whole, lambda n: (1.1 * n, 0.0), budget=10.0, first_limit=10.0)
         >>> chosen.solution
         9
     """
     history: list[Attempt[Solution]] = []
     limit = first_limit
     while len(history) < attempts:
-        found = _new(solve, limit, history, budget)
+        found = _new(solve, limit, history, budget, near=tolerance / 2)
         if found is None:
             break
         told, solution, predicted = found
-        attempt = Attempt(told, predicted, measure(solution), solution)
+        attempt = Attempt(told, predicted, _settled(measure, solution, budget), solution)
         history.append(attempt)
         if budget * (1 - tolerance) <= attempt.measured <= budget:
             break
@@ -91,6 +97,20 @@ def meet_budget(
     return max(met, key=lambda attempt: attempt.measured), tuple(history)
 
 
+def _settled(measure: Callable[[Solution], tuple[float, float]], solution: Solution, budget: float) -> float:
+    """What a solution measures, as often as it takes to tell on which side of the budget that is."""
+    values: list[float] = []
+    error = 0.0
+    while len(values) < READINGS:
+        value, half = measure(solution)
+        values.append(value)
+        error += half**2
+        mean = sum(values) / len(values)
+        if abs(mean - budget) >= error**0.5 / len(values):
+            break
+    return mean
+
+
 def _corrected(history: Sequence[Attempt[Solution]], aim: float) -> float:
     """The limit at which a plan should measure `aim`."""
     under = max((one for one in history if one.measured <= aim), key=lambda one: one.measured, default=None)
@@ -103,32 +123,40 @@ def _corrected(history: Sequence[Attempt[Solution]], aim: float) -> float:
 
 
 def _new(
-    solve: Callable[[float], tuple[Solution, float]],
+    solve: Callable[[float, float], tuple[Solution, float]],
     limit: float,
     history: Sequence[Attempt[Solution]],
     budget: float,
+    *,
+    near: float,
 ) -> tuple[float, Solution, float] | None:
-    """The nearest limit that gives a plan which was not measured, with that plan; None where there is none."""
-    for tried in _around(limit, history, budget):
+    """A plan that was not measured, with its limit: the first near what was asked for, else the nearest, if any."""
+    nearest: tuple[float, Solution, float] | None = None
+    for tried, slack in _around(limit, history, budget):
         told = tried
         try:
-            solution, predicted = solve(told)
+            solution, predicted = solve(told, slack)
         except BudgetInfeasible as infeasible:
             if told >= infeasible.cheapest:
                 raise
             # Below the cheapest prediction there is nothing to try but the cheapest itself.
             told = infeasible.cheapest * (1 + 1e-9)
-            solution, predicted = solve(told)
-        if not any(attempt.predicted == predicted for attempt in history):
-            return told, solution, predicted
-    return None
+            solution, predicted = solve(told, slack)
+        if any(attempt.predicted == predicted for attempt in history):
+            continue
+        if nearest is None or abs(predicted - limit) < abs(nearest[2] - limit):
+            nearest = told, solution, predicted
+        if abs(nearest[2] - limit) <= near * limit:
+            break
+    return nearest
 
 
-def _around(limit: float, history: Sequence[Attempt[Solution]], budget: float) -> list[float]:
-    """Limits to try in turn, nearest first, and rather up where the nearest plan was within the budget."""
+def _around(limit: float, history: Sequence[Attempt[Solution]], budget: float) -> Iterator[tuple[float, float]]:
+    """Limits and slacks to try in turn: the limit itself, then nearest first, and rather up from a plan within."""
+    yield from ((limit, slack) for slack in SLACKS)
     nearest = min(history, key=lambda one: abs(one.predicted - limit), default=None)
     if nearest is None:
-        return [limit]
+        return
     up = 1 if nearest.measured <= budget else -1
-    steps = [side * step * NUDGE for step in range(1, round(FARTHEST / NUDGE) + 1) for side in (up, -up)]
-    return [limit, *(limit * (1 + step) for step in steps)]
+    for step in range(1, round(FARTHEST / NUDGE) + 1):
+        yield from ((limit * (1 + side * step * NUDGE), 0.0) for side in (up, -up))

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reverie.compress.closed_loop import meet_budget
 from reverie.compress.evidence import loss_change, reference_logits
 from reverie.compress.importance import Scored, gate_scores
 from reverie.compress.latencies import cost_columns, measure_layers
+from reverie.compress.latency_budget import TOLERANCE, Met, meet_latency
 from reverie.compress.plan import Plan
 from reverie.compress.result import Attempted
 from reverie.compress.ridge import refit
@@ -42,9 +42,6 @@ __all__ = ["Importance", "Pruned", "option_losses", "prune"]
 # Network, structure, images -> scores of units; such as `gate_scores`.
 Importance = Callable[[ImageNetwork, Structure, Source], Mapping[str, Scored]]
 
-# A plan is measured until the interval of its ratio is within this share of it. It is to measure between these shares
-# under the budget, so that it is within the budget, and no more than 3 % under it, when it is measured again.
-TOLERANCE, MARGIN, WINDOW = 0.004, 0.004, 0.019
 PROBED_IMAGES = 128
 UNITS = {"latency": "ms", "macs": "MAC", "size": "byte"}
 
@@ -130,14 +127,11 @@ def prune(
     work = _Work(network, structure, sites, source, importance, compensate)
     columns = cost_columns(table, budgets)
     study = _studied(work, columns, counted, limits, rounds=rounds, on_event=on_event)
-    attempts: list[Attempted] = []
-    timing: Timing | None = None
-    if "latency" in budgets:
-        solution, attempts, timing = _meet(work, study, limits, runtime, on_event)
-    else:
-        solution = study.solve(limits)
+    met = _meet(work, study, limits, runtime, on_event) if "latency" in budgets else None
+    solution = study.solve(limits) if met is None else met.solution
     pruned, record = work.applied(solution.plan, on_event)
-    return Pruned(pruned, solution.plan, record, solution, study, timing, tuple(attempts))
+    timing, attempts = (None, ()) if met is None else (met.timing, met.attempts)
+    return Pruned(pruned, solution.plan, record, solution, study, timing, attempts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,35 +269,22 @@ def _served(network: ImageNetwork, backend: Backend) -> Servable:
     return network if backend.name in ("torch", "torch-compile", "cuda") else export_onnx(network)
 
 
-def _meet(
-    work: _Work, study: Study, limits: Mapping[str, float], backend: Backend, on_event: Listener
-) -> tuple[Solution, list[Attempted], Timing]:
-    """Solve and measure until the latency is within its budget."""
+def _meet(work: _Work, study: Study, limits: Mapping[str, float], backend: Backend, on_event: Listener) -> Met:
+    """Solve and measure until the latency is within its budget; refuse what is not faster."""
     network = work.network
     teacher = _served(network, backend)
-    timings: dict[str, Timing] = {}
 
-    def solve(limit: float) -> tuple[Solution, float]:
-        found = study.solve({**limits, "latency": limit}, spend="latency", gap=1e-4)
-        return found, found.shares["latency"]
-
-    def measure(solution: Solution) -> float:
-        candidate, _ = _apply(network, work.structure, solution.plan)
+    def measure(plan: Plan) -> Timing:
+        candidate, _ = _apply(network, work.structure, plan)
         models = {"teacher": teacher, "candidate": _served(candidate, backend)}
-        timing = measure_networks(models, network.image_shape, backend=backend, tolerance=TOLERANCE)["candidate"]
-        timings[solution.plan.digest()] = timing
-        on_event(Event("measuring plans", len(timings), len(timings) + 1, {"latency_share": timing.ratio_median}))
-        return timing.ratio_median
+        return measure_networks(models, network.image_shape, backend=backend, tolerance=TOLERANCE)["candidate"]
 
-    target = limits["latency"] * (1 - MARGIN)
-    best, attempts = meet_budget(solve, measure, budget=target, first_limit=target, tolerance=WINDOW, attempts=12)
-    timing = timings[best.solution.plan.digest()]
-    if timing.ratio_median + timing.ratio_error >= 1:
+    met = meet_latency(study, limits, measure, on_event=on_event)
+    if met.timing.ratio_median + met.timing.ratio_error >= 1:
         raise BudgetInfeasible(
-            f"the best plan measures {timing.ratio_median:.1%} of the given network's latency in {backend.name}, which "
-            "is not faster, so nothing was changed. Give a lower budget; this network may be too small to gain.",
-            cheapest=timing.ratio_median,
+            f"the best plan measures {met.timing.ratio_median:.1%} of the given network's latency in {backend.name}, "
+            "which is not faster, so nothing was changed. Give a lower budget; this network may be too small to gain.",
+            cheapest=met.timing.ratio_median,
             budget="latency",
         )
-    on_event(Event("measuring plans", len(timings), len(timings)))
-    return best.solution, [Attempted(one.predicted, one.measured) for one in attempts], timing
+    return met

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reverie.compress.closed_loop import meet_budget
 from reverie.compress.evidence import loss_change, reference_logits, taylor_scores
 from reverie.compress.features import matching_features
 from reverie.compress.latencies import cost_columns
+from reverie.compress.latency_budget import TOLERANCE, Met, meet_latency
 from reverie.compress.plan import Plan
 from reverie.compress.result import Attempted, Decision
 from reverie.compress.sites import Sites
-from reverie.compress.study import Solution, Study, study_of
+from reverie.compress.study import Study, study_of
 from reverie.core.budget import Budget, Quantity
 from reverie.core.digest import sha256_tensors
 from reverie.core.edit import Record
@@ -29,6 +29,7 @@ from reverie.core.source import Source
 from reverie.cost.count import Count
 from reverie.cost.latency import LatencyTable, measure_networks
 from reverie.cost.onnx import export_onnx
+from reverie.cost.timing import Timing
 from reverie.distill import distill
 from reverie.graph import bypass, cut
 from reverie.graph.structure import Structure
@@ -36,12 +37,8 @@ from reverie.graph.structure import Structure
 __all__ = ["Route", "Task", "apply_plan", "example_input", "make_route"]
 
 PROBED_IMAGES = 128
-# A plan is chosen to measure between these shares under the budget, so that the next measurement, after it was taught,
-# is within the budget as well, and not more than 3 % under it.
-MARGIN, WINDOW = 0.012, 0.016
-# A plan is measured until the interval of its ratio is within this share of it.
-TOLERANCE = 0.005
-ATTEMPTS = 10
+# Kept free of the budget: the network is measured once more, after it was taught, on all threads.
+MARGIN = 0.012
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,9 +186,10 @@ def _choose(study: Study, task: Task) -> dict[str, Any]:
         for quantity in whole
         if quantity in task.budgets
     }
-    attempts: list[Attempted] = []
+    attempts: tuple[Attempted, ...] = ()
     if "latency" in task.budgets:
-        solution, attempts = _meet_latency(study, shares, task)
+        met = _meet_latency(study, shares, task)
+        solution, attempts = met.solution, met.attempts
     else:
         try:
             solution = study.solve(shares)
@@ -217,28 +215,19 @@ def _unreachable(infeasible: BudgetInfeasible, task: Task, whole: Mapping[Quanti
     )
 
 
-def _meet_latency(study: Study, shares: Mapping[str, float], task: Task) -> tuple[Solution, list[Attempted]]:
+def _meet_latency(study: Study, shares: Mapping[str, float], task: Task) -> Met:
     """Solve and measure until the latency is within its budget; attempts are shares of the teacher's latency."""
     teacher_ms = measure_networks({"teacher": task.onnx}, task.network.image_shape, threads=task.threads)["teacher"]
     budget = task.budgets["latency"].limit(teacher_ms.median_ms) / teacher_ms.median_ms
 
-    def solve(share: float) -> tuple[Solution, float]:
-        found = study.solve({**shares, "latency": share}, spend="latency")
-        return found, found.shares["latency"]
-
-    def measure(solution: Solution) -> float:
-        network, _ = apply_plan(task.network, task.structure, solution.plan)
+    def measure(plan: Plan) -> Timing:
+        network, _ = apply_plan(task.network, task.structure, plan)
         models = {"teacher": task.onnx, "candidate": export_onnx(network)}
         timings = measure_networks(models, task.network.image_shape, threads=task.threads, tolerance=TOLERANCE)
-        timing = timings["candidate"]
-        turns.append(timing.ratio_median)
-        task.on_event(Event("measuring plans", min(len(turns), ATTEMPTS), ATTEMPTS, {"latency_share": turns[-1]}))
-        return timing.ratio_median
+        return timings["candidate"]
 
-    turns: list[float] = []
-    aim = budget * (1 - MARGIN)
     try:
-        best, attempts = meet_budget(solve, measure, budget=aim, first_limit=aim, tolerance=WINDOW, attempts=ATTEMPTS)
+        return meet_latency(study, {**shares, "latency": budget}, measure, margin=MARGIN, on_event=task.on_event)
     except BudgetInfeasible as infeasible:
         whole: dict[Quantity, float] = {"size": task.counted.size_bytes, "macs": task.counted.macs}
         if infeasible.budget in whole:
@@ -250,8 +239,6 @@ def _meet_latency(study: Study, shares: Mapping[str, float], task: Task) -> tupl
             cheapest=infeasible.cheapest * teacher_ms.median_ms,
             budget="latency",
         ) from infeasible
-    task.on_event(Event("measuring plans", ATTEMPTS, ATTEMPTS))
-    return best.solution, [Attempted(attempt.predicted, attempt.measured) for attempt in attempts]
 
 
 def _decisions(evidence: Mapping[str, Any], widths: Mapping[str, int], sites: Sites) -> tuple[Decision, ...]:

@@ -85,7 +85,13 @@ class Study:
         return tuple(self.problem.fixed)
 
     def solve(
-        self, shares: Mapping[str, float], *, spend: str | None = None, gap: float = 0.0, seconds: float = 60.0
+        self,
+        shares: Mapping[str, float],
+        *,
+        spend: str | None = None,
+        slack: float = 0.0,
+        gap: float = 0.0,
+        seconds: float = 60.0,
     ) -> Solution:
         """The plan of least loss within shares of the teacher's costs.
 
@@ -93,6 +99,7 @@ class Study:
             shares: Column -> upper limit as a share of the teacher's, above 0.
             spend: Column whose share is used up: where the plan of least loss leaves some of it, units are given back
                 until it is as near as it can be. Nothing that the plan keeps goes. None leaves it.
+            slack: As for `spent`.
             gap: As for `allocate`.
             seconds: As for `allocate`.
 
@@ -112,7 +119,7 @@ class Study:
                 return self._nothing(budgets)
             found = allocate(self.problem.sites, self.problem.pairs, budgets=budgets, gap=gap, seconds=seconds)
             if spend is not None:
-                found = spent(self.problem, found, budgets, column=spend)
+                found = spent(self.problem, found, budgets, column=spend, slack=slack)
         except BudgetInfeasible as infeasible:
             cheapest = self._share(infeasible.budget, infeasible.cheapest)
             raise BudgetInfeasible(
