@@ -30,7 +30,8 @@ def test_a_bank_is_filled_verified_drawn_and_exported(capsys: pytest.CaptureFixt
     assert filled(capsys, tmp_path / "bank") == told
     status, told = run(capsys, "bank", "verify", tmp_path / "bank", "--model", MODEL)
     assert (status, told["count"], told["answers_checked"]) == (0, 10, True)
-    status, told = run(capsys, "bank", "picture", tmp_path / "bank", "--out", tmp_path / "seen.png")
+    # The folder of a run has its bank in `bank`.
+    status, told = run(capsys, "bank", "picture", tmp_path, "--out", tmp_path / "seen.png")
     assert status == 0
     assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG")
     status, told = run(capsys, "bank", "export", tmp_path / "bank", "--out", tmp_path / "tar", "--layout", "webdataset")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -108,6 +109,18 @@ def test_whatever_other_code_prints_the_answer_is_one_object(
     assert json.loads(out).keys() == {"machine", "versions", "checks"}
     assert out.count("\n") == 1
     assert "noise of some library" in err
+
+
+def test_a_package_is_found_where_the_command_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "package_of_a_user.py").write_text("from torch import nn\ndef make():\n    return nn.Flatten()\n")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    stated = ["--image-shape", "1", "28", "28", "--mean", "0", "--std", "1"]
+    status = main(["evaluate", "package_of_a_user:make@initial", "--test-set", "zoo:fashion-mnist", *stated])
+    assert (status, sys.path) == (0, before)
+    assert "of 10,000 images right" in capsys.readouterr().out
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,8 +88,9 @@ def test_an_origin_builds_the_architecture() -> None:
     ("factory", "message"),
     [
         ("absent_package:make", "cannot import the factory absent_package:make"),
-        ("torch.nn:Absent", "cannot import the factory torch.nn:Absent"),
-        ("torch.nn", "cannot import the factory torch.nn"),
+        ("torch.nn:Absent", "torch.nn has no such name: 'Absent'"),
+        ("torch.nn", "torch.nn has no such name: ''"),
+        ("math:pi", "math has a float of that name: 'pi'"),
         (":make", "cannot import the factory :make"),
         ("builtins:dict", "builtins:dict returned dict, not a torch.nn.Module"),
     ],

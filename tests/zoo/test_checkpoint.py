@@ -242,8 +242,8 @@ def test_what_is_no_state_dict(read_here: Any, value: object, sentence: str) -> 
         (safetensors_header(b'{"w":{"dtype":"C64","shape":[1],"data_offsets":[0,8]}}', b"12345678"), "type C64"),
         (safetensors.torch.save(STATE)[:-1], "truncated or damaged"),
         (safetensors.torch.save(STATE) + b"x", "truncated or damaged"),
-        (safetensors.torch.save({"w": torch.tensor([1.0, float("nan")])}), r"1 values that are NaN or infinite in 'w'"),
-        (safetensors.torch.save({"w": torch.tensor([float("inf")] * 3)}), r"3 values that are NaN or infinite in 'w'"),
+        (safetensors.torch.save({"w": torch.tensor([1.0, float("nan")])}), r"1 of 2 values as NaN or infinite in 'w'"),
+        (safetensors.torch.save({"w": torch.tensor([float("inf")] * 3)}), r"3 of 3 values as NaN or infinite in 'w'"),
         (safetensors.torch.save({"bn.running_var": torch.tensor([1.0, -2.0])}), r"a negative variance, -2, in 'bn.run"),
     ],
 )

@@ -94,6 +94,7 @@ def number():
     return 3
 def fails(x):
     return torch.nn.Linear(2, 2)
+network = torch.nn.Linear(2, 2)
 """
 
 
@@ -107,6 +108,8 @@ def test_a_factory_that_brings_its_preprocessing(tmp_path: Path, monkeypatch: py
         load("wrapping_module_of_a_user:number@initial", **STATED)
     with pytest.raises(ReferenceNotFound, match=r"with arguments {} could not be built .*missing 1 required"):
         load("wrapping_module_of_a_user:fails@initial", **STATED)
+    with pytest.raises(ReferenceNotFound, match="has a Linear of that name: 'network'"):
+        load("wrapping_module_of_a_user:network@initial", **STATED)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_a_factory_that_brings_its_preprocessing(tmp_path: Path, monkeypatch: py
         ("fashion-vgg", ReferenceNotFound, "no model 'fashion-vgg'"),
         (VGG, ReferenceNotFound, "names an architecture without weights. Add them"),
         ("no_such_package.x:make@initial", ReferenceNotFound, "cannot import the factory no_such_package.x:make"),
-        ("reverie.zoo.networks:Nothing@initial", ReferenceNotFound, "cannot import the factory"),
+        ("reverie.zoo.networks:Nothing@initial", ReferenceNotFound, "has no such name: 'Nothing'"),
         (
             "reverie.zoo.networks:CifarVGG(depth=3)@initial",
             ReferenceNotFound,

@@ -167,6 +167,9 @@ def test_folders_that_hold_no_run(tmp_path: Path, run: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ReferenceNotFound, match=r"empty is no run: it holds no record\.json"):
         load(tmp_path / "empty")
+    (tmp_path / "empty" / "run.json").write_text("{}")
+    with pytest.raises(ReferenceNotFound, match=r"empty is a run that has not finished: it holds no record\.json"):
+        load(tmp_path / "empty")
     (run / WEIGHTS_FILE).unlink()
     with pytest.raises(ReferenceNotFound, match=r"cannot read .*model\.safetensors: No such file"):
         load(run)

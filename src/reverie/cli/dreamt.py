@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from reverie.core.network import ImageNetwork
     from reverie.dream import Bank
 
-__all__ = ["agreement", "agreement_text", "answers", "draw", "how", "undrawn"]
+__all__ = ["agreement", "agreement_text", "answers", "bank_folder", "draw", "how", "undrawn"]
 
 # What a bank's configuration says of how it was made, beside the numbers that were asked for.
 HOW = ("statistics", "head", "layer", "term", "canvas", "stages", "augment", "precision", "batch_size", "route")
@@ -21,6 +21,11 @@ SAID = {
     "embedding": "the network's answers have a mean cosine of {cosine:.3f} with the features asked for",
     "dense map": "the network sees the class asked for at {share} of the positions",
 }
+
+
+def bank_folder(folder: Path) -> Path:
+    """The folder of a bank: the one named, or the bank in it where it is that of a run."""
+    return folder / "bank" if (folder / "bank" / "manifest.json").is_file() else folder
 
 
 def how(config: "Mapping[str, Any]") -> dict[str, Any]:

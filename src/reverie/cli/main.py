@@ -14,8 +14,9 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from cyclopts import App
 
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         manner = bound.arguments.get("manner", PLAIN)
         # Whatever other libraries print is no part of the answer.
-        with contextlib.redirect_stdout(sys.stderr), quieted(debug=manner.debug):
+        with contextlib.redirect_stdout(sys.stderr), quieted(debug=manner.debug), _searching_here():
             answer: Answer = command(*bound.args, **bound.kwargs)
         _print(answer, manner)
         sys.stdout.flush()
@@ -82,6 +83,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last place that can turn it into a sentence
         return _fail(error, manner)
     return 0
+
+
+@contextlib.contextmanager
+def _searching_here() -> Iterator[None]:
+    """Find a package that lies where the command is given, as `python -m reverie` does; installed ones come first."""
+    here, before = str(Path.cwd()), list(sys.path)
+    sys.path += [] if here in before else [here]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _print(answer: Answer, manner: Manner) -> None:

@@ -26,18 +26,27 @@ def build_origin(origin: Origin) -> nn.Module:
     """Call the factory of an origin.
 
     Raises:
-        ReferenceNotFound: The module cannot be imported or has no such attribute.
+        ReferenceNotFound: The module cannot be imported, or holds no function of that name that returns a network.
     """
     module_name, _, attribute = origin.factory.partition(":")
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
         raise ReferenceNotFound(
-            f"cannot import the factory {origin.factory} ({error}). Install the package that holds it."
+            f"cannot import the factory {origin.factory} ({error}). Install the package that holds it, or run this "
+            "where it lies."
         ) from error
+    factory = getattr(module, attribute, None)
+    if isinstance(factory, nn.Module) or not callable(factory):
+        found = "no such name" if factory is None else f"a {type(factory).__name__} of that name"
+        raise ReferenceNotFound(
+            f"{module_name} has {found}: {attribute!r}. Name a function or class of it that returns a torch.nn.Module."
+        )
     built = factory(**origin.arguments)
     if not isinstance(built, nn.Module):
-        raise ReferenceNotFound(f"{origin.factory} returned {type(built).__name__}, not a torch.nn.Module")
+        raise ReferenceNotFound(
+            f"{origin.factory} returned {type(built).__name__}, not a torch.nn.Module. Name a function that builds one."
+        )
     return built
 
 

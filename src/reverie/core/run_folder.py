@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 from reverie.core.errors import CorruptFile, FolderInUse
 from reverie.core.store import locked, read_json, write_json
 
-__all__ = ["RUN_FORMAT", "RunFolder", "open_run"]
+__all__ = ["RUN_FILE", "RUN_FORMAT", "RunFolder", "open_run"]
 
+RUN_FILE = "run.json"
 RUN_FORMAT = 1
 
 Value = TypeVar("Value")
@@ -92,12 +93,12 @@ def open_run(path: Path | None, *, verb: str, config: Mapping[str, Any]) -> Iter
     strangers = [entry.name for entry in path.iterdir()] if path.is_dir() else []
     if path.exists() and not path.is_dir():
         raise FolderInUse(f"{path} is a file; choose a folder that does not exist yet")
-    if strangers and "run.json" not in strangers and strangers != [".lock"]:
+    if strangers and RUN_FILE not in strangers and strangers != [".lock"]:
         raise FolderInUse(
             f"{path} holds other files ({', '.join(sorted(strangers)[:3])}); choose a folder that is empty or new"
         )
     with locked(path):
-        run_file = path / "run.json"
+        run_file = path / RUN_FILE
         if run_file.exists():
             _check_same(path, read_json(run_file), verb=verb, config=config)
         else:
@@ -107,7 +108,7 @@ def open_run(path: Path | None, *, verb: str, config: Mapping[str, Any]) -> Iter
 
 def _check_same(path: Path, found: object, *, verb: str, config: Mapping[str, Any]) -> None:
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
-        raise CorruptFile(f"{path / 'run.json'} is not the record of a run. Choose another folder.")
+        raise CorruptFile(f"{path / RUN_FILE} is not the record of a run. Choose another folder.")
     if found.get("verb") != verb:
         raise FolderInUse(f"{path} holds a run of `{found.get('verb')}`, not `{verb}`. Choose another folder.")
     there: dict[str, Any] = found["config"]

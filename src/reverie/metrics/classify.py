@@ -42,7 +42,8 @@ class PairedDifference:
         difference: Share right of a minus share right of b, in [-1, 1]; positive where a is better.
         low: Lower end of its 95 % interval.
         high: Upper end of its 95 % interval.
-        p_value: Probability, under equal networks, of disagreements at least as lopsided, in (0, 1].
+        p_value: Probability, under equal networks, of disagreements at least as lopsided, in [0, 1]; 0 stands for less
+            than a float can hold.
     """
 
     difference: float

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from reverie.core.errors import CorruptFile, ReferenceNotFound
+from reverie.core.run_folder import RUN_FILE
 from reverie.core.store import read_json, write_bytes
 from reverie.report.html import compression_report
 
-__all__ = ["DREAMS_FILE", "REPORT_FILE", "RUN_FILE", "read_run_file", "write_report"]
+__all__ = ["DREAMS_FILE", "REPORT_FILE", "read_run_file", "write_report"]
 
-RUN_FILE = "run.json"
 DREAMS_FILE = "dreams.png"
 REPORT_FILE = "report.html"
 
@@ -28,11 +28,12 @@ def read_run_file(folder: Path) -> Mapping[str, Any]:
     run = read_json(path)
     if not isinstance(run, dict) or not isinstance(run.get("config"), dict):
         raise CorruptFile(f"{path} is not the record of a run. Run the command again in another folder.")
-    if run.get("verb") != "compress" or not isinstance(run.get("figures"), dict):
+    if run.get("verb") != "compress":
         raise ReferenceNotFound(
-            f"{folder} holds an unfinished run or another one (`{run.get('verb')}`); a report needs a finished "
-            "`compress`. Run the same command again to finish it."
+            f"{folder} holds a run of `{run.get('verb')}`; a report is drawn of one of `compress`. Give its folder."
         )
+    if not isinstance(run.get("figures"), dict):
+        raise ReferenceNotFound(f"{folder} holds a run that has not finished. Run the same command again to finish it.")
     return run
 
 

@@ -130,7 +130,7 @@ def check_tensors(tensors: Mapping[str, Tensor], *, origin: str) -> None:
         bad = tensor.numel() - int(torch.isfinite(tensor).sum())
         if bad:
             raise CorruptFile(
-                f"{origin} holds {bad:,} values that are NaN or infinite in {name!r:.80}. "
+                f"{origin} holds {bad:,} of {tensor.numel():,} values as NaN or infinite in {name!r:.80}. "
                 "The training diverged or the file is damaged: use another checkpoint."
             )
         if name.endswith("running_var") and float(tensor.min()) < 0:

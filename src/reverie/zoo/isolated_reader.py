@@ -31,7 +31,6 @@ CONTAINERS = (
     "state_dict_ema",
     "ema",
 )
-LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa850192e")
 DATA_MODULES = {"torch", "collections", "numpy", "_codecs"}
 MEBIBYTE = 2**20
 

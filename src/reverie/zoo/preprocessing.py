@@ -83,9 +83,10 @@ def wrap(body: nn.Module, known: Preprocessing, *, asked: str, origin: Origin | 
     missing = [name for name in ("image_shape", "mean", "std") if getattr(known, name) is None]
     if known.image_shape is None or known.mean is None or known.std is None:
         raise ShapeError(
-            f"{asked} does not say which images it takes: {', '.join(missing)} unknown. Give them, for example "
-            "image_shape=(3, 32, 32), mean=(0.5,), std=(0.5,), or as lists in a JSON file beside the weights with the "
-            "same name and the ending .json; mean (0,) and std (1,) mean images in [0, 1] as they are."
+            f"{asked} does not say which images it takes: {', '.join(missing)} unknown. Give them as it was trained "
+            "with, for example --image-shape 3 32 32 --mean 0.5 --std 0.5 (in Python image_shape=(3, 32, 32), "
+            "mean=(0.5,), std=(0.5,)), or as lists in a JSON file beside the weights with the same name and the "
+            "ending .json; mean 0 and std 1 stand for images in [0, 1] as they are."
         )
     network = ImageNetwork(
         body,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from reverie.core.edit import Record, replay
 from reverie.core.errors import CorruptFile, ReferenceNotFound, ReverieError, UntrustedFile, VerificationFailed
 from reverie.core.network import ImageNetwork, Origin
+from reverie.core.run_folder import RUN_FILE
 from reverie.core.store import read_json, write_bytes, write_json
 from reverie.zoo import timm_networks
 from reverie.zoo.building import build
@@ -123,7 +124,10 @@ def read_run(folder: str | Path, *, factory: str | None = None, given: Preproces
     """
     path = Path(folder) / RECORD_FILE
     if not path.is_file():
-        raise ReferenceNotFound(f"{folder} is no run: it holds no {RECORD_FILE}. Give the folder that a run wrote.")
+        found = "a run that has not finished" if (Path(folder) / RUN_FILE).is_file() else "no run"
+        raise ReferenceNotFound(
+            f"{folder} is {found}: it holds no {RECORD_FILE}. Give the folder of a run that left a network."
+        )
     value = _read_record(path)
     try:
         origin = Origin(str(value["origin"]["factory"]), dict(value["origin"]["arguments"]))

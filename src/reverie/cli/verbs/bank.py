@@ -1,7 +1,8 @@
 """`reverie bank`: fill banks by every route. What is done with finished ones is in `bank_upkeep`."""
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -14,8 +15,12 @@ from reverie.cli.verbs.bank_upkeep import exported
 from reverie.core.errors import RangeError
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from reverie.core.events import Listener
+    from reverie.core.network import ImageNetwork
     from reverie.core.source import Source
-    from reverie.dream import Bank
+    from reverie.dream import Adapted, Bank
 
 __all__ = ["adapt", "dataset", "fill", "generate"]
 
@@ -128,7 +133,6 @@ def adapt(
         manner: How the answer is given.
     """
     del manner
-    from reverie.distill import distill
     from reverie.dream import adaptive_dreams, disagreement_term, masked_disagreement_term
 
     _at_least_one(n=n, rounds=rounds, teach_steps=teach_steps, steps=steps)
@@ -136,18 +140,12 @@ def adapt(
         raise RangeError(f"--weight is at least 0 and --hard a share in [0, 1]; got {weight:g} and {hard}")
     teacher, learner = load_network(model, loading, any_axes=True), load_network(student)
     with progress() as on_event:
-
-        def teach(one: Any, pool: Any, number: int) -> Any:  # noqa: ANN401  torch may not be imported for annotations
-            kept = out / f"teaching-{number}.safetensors"
-            source = pool if hard is None else _replayed(one, pool, hard=hard, seed=seed + number)
-            return distill(
-                teacher, one, source, steps=teach_steps, seed=seed + number, checkpoint=kept, on_event=on_event
-            ).student
-
         found = adaptive_dreams(
             teacher,
             learner,
-            teach=teach,
+            teach=partial(
+                _taught, teacher=teacher, steps=teach_steps, hard=hard, folder=out, seed=seed, on_event=on_event
+            ),
             lessons={"teach_steps": teach_steps, "hard": hard},
             counts=[n] * rounds,
             disagree=masked_disagreement_term if masked else disagreement_term,
@@ -157,10 +155,35 @@ def adapt(
             path=out,
             on_event=on_event,
         )
+    return _adapted(found, out)
+
+
+def _taught(
+    student: "nn.Module",
+    pool: "Source",
+    number: int,
+    *,
+    teacher: "ImageNetwork",
+    steps: int,
+    hard: float | None,
+    folder: Path,
+    seed: int,
+    on_event: "Listener",
+) -> "nn.Module":
+    """The lessons of one round; a killed round goes on from the file that they keep."""
+    from reverie.distill import distill
+
+    source = pool if hard is None else _replayed(student, pool, hard=hard, seed=seed + number)
+    kept = folder / f"teaching-{number}.safetensors"
+    lessons = distill(teacher, student, source, steps=steps, seed=seed + number, checkpoint=kept, on_event=on_event)
+    return lessons.student
+
+
+def _adapted(found: "Adapted", out: Path) -> Answer:
     told = [
         {"dreams": one.dreams, "repeats": one.repeats, "student_agrees": one.student_agrees} for one in found.rounds
     ]
-    lines = [f"{len(found.pool)} dreams in {rounds} rounds, in {out}"]
+    lines = [f"{len(found.pool)} dreams in {len(told)} rounds, in {out}"]
     lines += [
         f"round {number}: before it was taught, the student saw the class in {one.student_agrees:.1%} of the new dreams"
         for number, one in enumerate(found.rounds)
@@ -171,7 +194,7 @@ def adapt(
     return Answer({"folder": str(out), "count": len(found.pool), "rounds": told, "how": made}, tuple(lines))
 
 
-def _replayed(student: Any, pool: "Source", *, hard: float, seed: int) -> "Source":  # noqa: ANN401  as above
+def _replayed(student: "nn.Module", pool: "Source", *, hard: float, seed: int) -> "Source":
     """As many images as the pool has, every class alike, the hardest for the student first among each."""
     import torch.nn.functional as F
 

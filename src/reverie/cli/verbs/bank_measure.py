@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from reverie.cli.answer import PLAIN, Answer, Manner
-from reverie.cli.dreamt import agreement, agreement_text, how
+from reverie.cli.dreamt import agreement, agreement_text, bank_folder, how
 from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
 from reverie.core.errors import RangeError
 
@@ -38,7 +38,7 @@ def measure(
     with real images as well distances and coverage in its features, and with --layers the variety within classes.
 
     Args:
-        bank: The bank's folder.
+        bank: The bank's folder, or that of the run that dreamed it.
         model: The network it was dreamed of.
         judge: An independently trained network of the same images and classes.
         real: Real images with labels: zoo:fashion-mnist, a folder with one subfolder per class, or an .npz file.
@@ -53,7 +53,7 @@ def measure(
 
     if layers and (judge is None or real is None):
         raise RangeError("--layers are the judge's, and compare with real images: give --judge and --real as well")
-    found = Bank.load(bank)
+    found = Bank.load(bank_folder(bank))
     agreed = agreement(found)
     figures: dict[str, float | None] = {
         "teacher_agreement_share": agreed["value"],

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.cli.answer import PLAIN, Answer, Manner
-from reverie.cli.dreamt import answers, draw, how, undrawn
+from reverie.cli.dreamt import answers, bank_folder, draw, how, undrawn
 from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
 from reverie.core.errors import ShapeError, VerificationFailed
 
@@ -20,7 +20,7 @@ def verify(bank: Path, /, *, model: str | None = None, loading: Loading = AS_STA
     """Check a bank: every shard against the manifest, and, with its network, every stored answer.
 
     Args:
-        bank: The bank's folder.
+        bank: The bank's folder, or that of the run that dreamed it.
         model: The network it was dreamed of; its weights are compared, and its answers computed anew.
         loading: How the model is read.
         manner: How the answer is given.
@@ -29,7 +29,7 @@ def verify(bank: Path, /, *, model: str | None = None, loading: Loading = AS_STA
     from reverie.dream import Bank, teacher_sha256
     from reverie.metrics import duplicates
 
-    found = Bank.load(bank)
+    found = Bank.load(bank_folder(bank))
     found.verify()
     told = {"folder": str(bank), "count": len(found), "duplicates": duplicates(found.images), "answers_checked": False}
     told["how"] = how(found.config)
@@ -45,7 +45,7 @@ def verify(bank: Path, /, *, model: str | None = None, loading: Loading = AS_STA
     lines = (
         f"{len(found)} dreams, {checked} as they were written",
         f"statistics to match: {found.config.get('statistics', 'not stated')}",
-        f"near repeats of an earlier dream: {told['duplicates']:.1%}",
+        f"near repeats of an earlier dream: {told['duplicates']:.2%}",
     )
     return Answer(told, lines)
 
@@ -63,7 +63,7 @@ def picture(
     """Draw a bank by class.
 
     Args:
-        bank: The bank's folder.
+        bank: The bank's folder, or that of the run that dreamed it.
         out: The PNG file.
         per_row: Dreams of a class that are shown, at least 1.
         model: The network it was dreamed of, for the names of its classes; numbers where this is not given.
@@ -73,7 +73,7 @@ def picture(
     del manner
     from reverie.dream import Bank
 
-    found = Bank.load(bank)
+    found = Bank.load(bank_folder(bank))
     if not draw(found, out, class_names=_class_names(model, loading), per_row=per_row):
         raise ShapeError(undrawn(found))
     return Answer({"picture": str(out), "count": len(found)}, (f"picture: {out}",))
@@ -92,7 +92,7 @@ def export(
     """Hand a bank to other programs.
 
     Args:
-        bank: The bank's folder.
+        bank: The bank's folder, or that of the run that dreamed it.
         out: A new folder.
         layout: PNG files in one folder per class, or tar files as webdataset reads them.
         model: The network it was dreamed of, for the names of its classes; numbers where this is not given.
@@ -102,7 +102,7 @@ def export(
     del manner
     from reverie.dream import Bank
 
-    found = Bank.load(bank)
+    found = Bank.load(bank_folder(bank))
     written = exported(found, out, layout, _class_names(model, loading), None)
     return Answer({"folder": str(out), "count": len(found), "written": written}, (f"{len(found)} dreams in {out}",))
 

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
+from reverie.cli.finish import finish
 from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
 from reverie.core.budget import Budget, Quantity
 from reverie.core.errors import RangeError
@@ -129,17 +130,11 @@ def demo(*, out: Path = Path("runs/demo"), manner: Manner = PLAIN) -> Answer:
 
 def _handed_over(found: "Compressed", out: Path, asked: dict[str, Any]) -> Answer:
     """Write what only the command line knows, draw the pictures, and say where everything is."""
-    from reverie.core.store import read_json, write_json
-    from reverie.report.folder import DREAMS_FILE, RUN_FILE, write_report
-    from reverie.report.picture import dream_grid, save_png
+    from reverie.report.folder import write_report
     from reverie.report.result import result_table
     from reverie.report.table import to_rich
 
-    run = {**read_json(out / RUN_FILE), "asked": asked}
-    write_json(out / RUN_FILE, run)
-    if found.source.name == "dreams" and found.source.labels is not None:
-        picture = dream_grid(found.source.images, found.source.labels, class_names=found.network.class_names)
-        save_png(picture, out / DREAMS_FILE)
+    run = finish(out, asked=asked, source=found.source, class_names=found.network.class_names)
     written = write_report(out)
     shown = (
         to_rich(result_table(run["figures"])),

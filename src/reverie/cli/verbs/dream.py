@@ -85,10 +85,10 @@ def _dreamed(
     """Fill the run folder."""
     from reverie.core.digest import sha256_tensors
     from reverie.core.environment import environment
-    from reverie.core.run_folder import open_run
+    from reverie.core.run_folder import RUN_FILE, open_run
     from reverie.core.store import read_json, write_json
     from reverie.dream import dream as dreamed
-    from reverie.report.folder import DREAMS_FILE, RUN_FILE
+    from reverie.report.folder import DREAMS_FILE
 
     config = {"weights_sha256": sha256_tensors(network.state_dict()), **config}
     with open_run(out, verb="dream", config=config), progress() as on_event:

@@ -71,6 +71,7 @@ def _compared(
         "p_value": found.p_value,
         "agreement": agreement(logits, other_logits).value,
     }
+    chance = "below 0.0001" if found.p_value < 1e-4 else f"{found.p_value:.2g}"
     points = f"{100 * found.difference:+.2f} points against {name}"
-    spread = f"95% interval {100 * found.low:+.2f} to {100 * found.high:+.2f}, p {found.p_value:.2g}"
+    spread = f"95% interval {100 * found.low:+.2f} to {100 * found.high:+.2f}, p {chance}"
     return value, f"{points} ({spread}); they agree on {value['agreement']:.2%}"
