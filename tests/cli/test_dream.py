@@ -119,7 +119,7 @@ def test_features_of_a_picture_are_matched(capsys: pytest.CaptureFixture[str], t
     assert told["figures"]["teacher_agreement"]["value"] > 0.95
     deep = dreamed(capsys, tmp_path / "b", *FLAT, *words, *BARE, "--layer", "body.2", steps=60)
     assert deep["how"]["layer"] == "body.2"
-    assert deep["how"]["augment"] == "ShiftAndFlip(shift=0, flip=False)"
+    assert deep["how"]["augment"] == "reverie.core.augment.still"
     assert deep["figures"]["teacher_agreement"]["value"] > 0.9
     np.save(tmp_path / "vector.npy", np.array([1.0, -2.0, 0.5, 3.0]))
     dreamed(capsys, tmp_path / "c", *FLAT, "--head", "embedding", "--targets", tmp_path / "vector.npy")
@@ -156,7 +156,7 @@ def test_canvases_views_and_stages(capsys: pytest.CaptureFixture[str], tmp_path:
             (("--canvas", "deep-prior"), "canvas", "reverie.dream.network_canvas.deep_image_prior"),
             (("--augment", "crop"), "augment", "RandomCrop(smallest=0.25)"),
             (("--augment", "shift"), "augment", "ShiftAndFlip(shift=1, flip=True)"),
-            (("--augment", "none"), "augment", "ShiftAndFlip(shift=0, flip=False)"),
+            (("--augment", "none"), "augment", "reverie.core.augment.still"),
         ]
     ):
         assert dreamed(capsys, tmp_path / str(index), *FLAT, *words)["how"][name] == expected

@@ -113,7 +113,7 @@ def test_the_answer_of_a_layer_is_matched(small_net: nn.Module) -> None:
     # White noise is what the priors speak against.
     bank = dream(network, count=4, steps=80, term=embedding().term, **asked)  # type: ignore[arg-type]
     # What is where counts, so the default shows images as they are.
-    assert bank.config["augment"] == "ShiftAndFlip(shift=0, flip=False)"
+    assert bank.config["augment"] == "reverie.core.augment.still"
     assert changes(before, model_trace(network)) == []
     near, far = (embedding().agreement(bank.logits, one).mean() for one in (wanted, wanted.roll(1, 0)))
     assert float(near) > 0.95 > float(far)

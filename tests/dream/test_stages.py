@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from reverie.core.augment import still
 from reverie.core.errors import RangeError, ShapeError
 from reverie.core.events import Event
 from reverie.core.rng import derive_seed
@@ -29,7 +30,7 @@ from reverie.dream import (
     optimize_stages,
     white_noise,
 )
-from reverie.dream.stages import STILL, check_stages, grown
+from reverie.dream.stages import check_stages, grown
 
 SHAPE = (3, 8, 8)
 
@@ -209,7 +210,7 @@ def test_the_usual_dream_ends_on_images_as_they_are(small_net: nn.Module) -> Non
             return images
 
     stages = finishing_stages(steps=10, learning_rate=0.1)
-    assert [(stage.steps, stage.share, stage.augment) for stage in stages] == [(8, 1.0, None), (2, 1.0, STILL)]
+    assert [(stage.steps, stage.share, stage.augment) for stage in stages] == [(8, 1.0, None), (2, 1.0, still)]
     assert stages[1].learning_rate == pytest.approx(0.04)
     assert [stage.steps for stage in finishing_stages(steps=4)] == [4]
 

@@ -102,12 +102,12 @@ def train_teacher(
     sgd = torch.optim.SGD(network.parameters(), lr=scale.learning_rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
     steps = max(len(images) // scale.batch_size, 1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, scale.epochs * steps)
-    views, rng = Views(shift_pixels=4), generator(seed, "teacher")
+    views, rng = Views(shift_pixels=4, zoom=0, turn=0, soften=0, patches=0), generator(seed, "teacher")
     batches = images.batches(batch_size=min(scale.batch_size, len(images)), seed=seed)
     for epoch in range(scale.epochs):
         for _ in range(steps):
             pick = next(batches)
-            shown = views.draw(images.floats(pick), rng).to(device)
+            shown = views(images.floats(pick), rng).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 logits = network(shown)
             loss: Tensor = F.cross_entropy(logits.float(), labels[pick].to(device))

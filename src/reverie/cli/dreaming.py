@@ -10,7 +10,7 @@ from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound, Shap
 
 if TYPE_CHECKING:
     from reverie.core.network import ImageNetwork
-    from reverie.dream import Head, MakeCanvas, Stage, StatisticsSource, Term
+    from reverie.dream import Head, MakeCanvas, StatisticsSource, Term
 
 __all__ = ["ANYTHING", "USUAL", "Asked", "Craft", "dream_arguments", "dream_head", "loaded_shape"]
 
@@ -117,7 +117,7 @@ def dream_arguments(
     return arguments | {
         "term": _term(network_asked, shape, arguments["head"], arguments["statistics"], craft),
         "canvas": canvas,
-        "stages": _stages(craft, canvas),
+        **_stages(craft, canvas),
         "augment": _augment(craft.augment, shape, asked.head),
         "taps": attention_layers if craft.patches else None,
     }
@@ -199,16 +199,20 @@ def _canvas(name: str) -> "MakeCanvas":
     return canvases[name]
 
 
-def _stages(craft: Craft, canvas: "MakeCanvas") -> "tuple[Stage, ...]":
+def _stages(craft: Craft, canvas: "MakeCanvas") -> dict[str, Any]:
+    """Several stages, or the numbers from which a dream makes its own."""
     from reverie.dream import halving_stages, usual_learning_rate
 
+    if craft.stages == 1:
+        return {"steps": craft.steps, "learning_rate": craft.learning_rate}
     rate = usual_learning_rate(canvas) if craft.learning_rate is None else craft.learning_rate
-    return halving_stages(craft.stages, steps=craft.steps or STEPS, learning_rate=rate)
+    return {"stages": halving_stages(craft.stages, steps=craft.steps or STEPS, learning_rate=rate)}
 
 
 def _augment(name: str | None, shape: tuple[int, ...], head: str) -> Any:  # noqa: ANN401  torch's types
     """None is the default, which each stage scales to its own size."""
-    from reverie.dream import RandomAffine, RandomCrop, ShiftAndFlip
+    from reverie.core.augment import RandomAffine, ShiftAndFlip, still
+    from reverie.dream import RandomCrop
     from reverie.dream.recipe import SHIFT_SHARE
 
     if name is None:
@@ -219,8 +223,9 @@ def _augment(name: str | None, shape: tuple[int, ...], head: str) -> Any:  # noq
         raise ShapeError(f"--augment {name} is for pictures (c, h, w), the network takes {shape}: take shift or none")
     if name == "affine":
         return RandomAffine(round(SHIFT_SHARE * min(shape[1:])))
-    shift = round(SHIFT_SHARE * min(shape[1:])) if name == "shift" else 0
-    return RandomCrop(0.25) if name == "crop" else ShiftAndFlip(shift, flip=name == "shift")
+    if name == "shift":
+        return ShiftAndFlip(round(SHIFT_SHARE * min(shape[1:])))
+    return RandomCrop(0.25) if name == "crop" else still
 
 
 def _source(name: str, network: "ImageNetwork", shape: tuple[int, ...]) -> "StatisticsSource | None":

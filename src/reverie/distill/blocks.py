@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from reverie.core.augment import Augment, still
 from reverie.core.errors import Diverged, RangeError, ReferenceNotFound, ShapeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork
@@ -21,11 +22,8 @@ from reverie.core.source import Source
 from reverie.core.tap import tap
 from reverie.distill.feature_losses import feature_loss
 from reverie.distill.schedules import Schedule, cosine
-from reverie.distill.views import Views
 
 __all__ = ["Candidate", "TaughtBlock", "distill_blocks"]
-
-STILL = Views(flip=False, shift_pixels=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +65,7 @@ def distill_blocks(
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     schedule: Schedule = cosine,
-    views: Views = STILL,
+    views: Augment = still,
     held_out: float = 0.1,
     seed: int = 0,
     on_event: Listener = silent,
@@ -122,7 +120,7 @@ def distill_blocks(
         batches = rest.batches(batch_size=batch_size, seed=seed)
         for step in range(steps):
             torch.manual_seed(derive_seed(seed, "blocks", step))
-            images = views.draw(rest.floats(next(batches)), generator(seed, "views", step))
+            images = views(rest.floats(next(batches)), generator(seed, "views", step))
             rate = learning_rate * schedule(step, steps)
             lessons.step(images, optimizers, rate)
             on_event(Event("distilling blocks", step + 1, steps))

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
+from reverie.core.augment import Augment
 from reverie.core.errors import RangeError, ShapeError
 from reverie.core.events import Listener, silent
 from reverie.core.network import ImageNetwork
@@ -73,7 +74,7 @@ def distill(
     clip: float | None = None,
     schedule: Schedule = cosine,
     average: float = 0.0,
-    views: Views = USUAL_VIEWS,
+    views: Augment = USUAL_VIEWS,
     order: Order = shuffled,
     patience: int | None = None,
     held_out: float = 0.1,
@@ -111,7 +112,7 @@ def distill(
         schedule: Share of the peak at each step.
         average: Decay of a running average of the weights, in [0, 1), which is then judged and kept in place of the
             student; 0 for none.
-        views: How images are varied.
+        views: How images are varied; the usual `Views` move, zoom, turn, mirror, soften and patch them.
         order: Which images come when.
         patience: Stop after so many milestones, at least 1, without a better one; None runs all steps.
         held_out: Share of the source that only judges, in (0, 1).

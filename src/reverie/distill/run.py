@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reverie.core.augment import Augment
 from reverie.core.describe import describe
 from reverie.core.digest import sha256_json, sha256_tensors
 from reverie.core.errors import Diverged, RangeError, ShapeError
@@ -28,7 +29,6 @@ from reverie.distill.losses import LogitLoss, soft_label_loss
 from reverie.distill.matches import Match, Matched
 from reverie.distill.orders import Draw, Order
 from reverie.distill.schedules import Schedule
-from reverie.distill.views import Views
 from reverie.distill.workers import current_workers
 from reverie.metrics.classify import Share, agreement
 from reverie.metrics.evaluate import predict
@@ -80,7 +80,7 @@ class Settings:
     clip: float | None
     schedule: Schedule
     average: float
-    views: Views
+    views: Augment
     order: Order
     patience: int | None
     held_out: float
@@ -105,7 +105,7 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values: settings that differ in anything differ here."""
-        functions = {name: describe(getattr(self, name)) for name in ("loss", "schedule", "order")}
+        functions = {name: describe(getattr(self, name)) for name in ("loss", "schedule", "order", "views")}
         plain = (
             "steps",
             "batch_size",
@@ -123,7 +123,6 @@ class Settings:
             **functions,
             **values,
             "matches": matches,
-            "views": asdict(self.views),
             "precision": str(self.precision),
         }
 
@@ -256,7 +255,7 @@ class Run:
         # Dropout and its like draw from the global state; setting it makes a step depend on nothing but its number.
         torch.manual_seed(derive_seed(settings.seed, "distill", self.step))
         rng = generator(settings.seed, "views", self.step)
-        images = self.workers.share(settings.views.draw(self.source.floats(pick), rng)).to(self.device)
+        images = self.workers.share(settings.views(self.source.floats(pick), rng)).to(self.device)
         images = images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
         with torch.autocast(self.device.type, settings.precision, enabled=settings.precision != torch.float32):
             with torch.no_grad():

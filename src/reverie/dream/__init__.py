@@ -1,10 +1,11 @@
 """See: images of what a network learned, by one optimization loop over canvases, views and terms."""
 
+from reverie.core.augment import RandomAffine, ShiftAndFlip
 from reverie.dream.adaptive import Adapted, Round, Teach, adaptive_dreams
 from reverie.dream.answering import answering
 from reverie.dream.bank import Bank, teacher_sha256
 from reverie.dream.calibrate import calibrate_statistics, choose_statistics
-from reverie.dream.canvas import Canvas, PixelCanvas, RandomAffine, ShiftAndFlip
+from reverie.dream.canvas import Canvas, PixelCanvas
 from reverie.dream.crops import CurriculumCrop, RandomCrop
 from reverie.dream.disagreement import disagreement_term, jensen_shannon, masked_disagreement_term
 from reverie.dream.distilled import SoftLabels, distill_dataset, soft_labels

@@ -1,32 +1,23 @@
-"""What is optimized, and how it is seen.
+"""What is optimized.
 
 A canvas holds parameters and shows images in [0, 1]; the loop knows no more of it, so pyramids, Fourier coefficients
-or generators fit in unchanged. An augmentation is any function of (images, generator): what the network is shown in
-one step. Seeing every image shifted and flipped at random, each on its own, keeps dreams from hiding their class in
-patterns that only one alignment reveals.
+or generators fit in unchanged.
 
-Source: jitter against high-frequency patterns, Mordvintsev et al. 2015, "Inceptionism"; box constraint and random
-flips, Yin et al. 2020, arXiv:1912.08795.
+Source: box constraint, Yin et al. 2020, arXiv:1912.08795.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from reverie.core.errors import RangeError
-
-__all__ = ["Augment", "Canvas", "PixelCanvas", "RandomAffine", "ShiftAndFlip"]
+__all__ = ["Canvas", "PixelCanvas"]
 
 # Share of the variance that all channels have in common: light and shadow, against color.
 SHARED_LIGHT = 0.7
-
-Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 class Canvas(Protocol):
@@ -93,128 +84,6 @@ class PixelCanvas:
             self.pixels.clamp_(0, 1)
 
 
-@dataclass(frozen=True)
-class ShiftAndFlip:
-    """Shift each image around its edges, and mirror each second one, all at random and each on its own.
-
-    Shapes: (n, c, ...) -> the same, the same pixels in other places.
-
-    Attributes:
-        shift: Largest shift in pixels, along each axis, in both directions; 0 shifts nothing.
-        flip: Whether to mirror left and right with probability 1/2.
-    """
-
-    shift: int
-    flip: bool = True
-
-    def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """What the network is shown of the images in one step."""
-        if images.ndim == 4:
-            return _Rearrange.apply(images, *self._places(images, rng))
-        return self._along_each_axis(images, rng)
-
-    def _along_each_axis(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """One gather per axis, for any number of axes."""
-        for axis in range(2, images.ndim):
-            side = images.shape[axis]
-            shifts = torch.randint(-self.shift, self.shift + 1, (len(images), 1), generator=rng)
-            places = (torch.arange(side) + shifts) % side
-            if axis == images.ndim - 1:
-                mirrored = (torch.rand(len(images), 1, generator=rng) < 0.5) & self.flip
-                places = torch.where(mirrored, places.flip(1), places)
-            shape = [len(images), *[1] * (images.ndim - 1)]
-            shape[axis] = side
-            images = images.gather(axis, places.view(shape).to(images.device).expand_as(images))
-        return images
-
-    def _places(self, images: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(n, h w): where each seen pixel comes from, and where each pixel goes."""
-        n, _, height, width = images.shape
-        down, across = torch.randint(-self.shift, self.shift + 1, (2, n, 1), generator=rng)
-        mirrored = (torch.rand(n, 1, generator=rng) < 0.5) & self.flip
-        rows, columns = torch.arange(height), torch.arange(width)
-        forward = torch.where(mirrored, width - 1 - columns, columns)
-        back = (columns - across) % width
-        source = _flat_index((rows + down) % height, (forward + across) % width, width)
-        target = _flat_index((rows - down) % height, torch.where(mirrored, width - 1 - back, back), width)
-        return source.to(images.device), target.to(images.device)
-
-
-@dataclass(frozen=True)
-class RandomAffine:
-    """Shift, zoom, turn and mirror each image, all at random and each on its own; edges are reflected.
-
-    What a network sees under all of these is seen by others as well: measured on a Fashion-MNIST ResNet, a VGG agrees
-    with 98 % of such dreams after 200 steps, and with 91 % of those that were only shifted and mirrored.
-
-    Shapes: (n, c, h, w) -> the same, interpolated linearly.
-
-    Attributes:
-        shift: Largest shift in pixels, down and across, in both directions, >= 0.
-        zoom: Largest share by which an image grows or shrinks, in [0, 1).
-        turn: Largest turn in radians, in both directions, >= 0.
-        flip: Whether to mirror left and right with probability 1/2.
-
-    Raises:
-        RangeError: A number lies outside its range.
-
-    Example:
-        >>> images = torch.rand(2, 3, 8, 8)
-        >>> seen = RandomAffine(0, zoom=0, turn=0, flip=False)(images, torch.Generator())
-        >>> torch.allclose(seen, images, atol=1e-5)
-        True
-
-    Reference: transformation robustness, Olah et al. 2017, "Feature visualization", Distill.
-    """
-
-    shift: float
-    zoom: float = 0.2
-    turn: float = 0.15
-    flip: bool = True
-
-    def __post_init__(self) -> None:
-        if self.shift < 0 or self.turn < 0 or not 0 <= self.zoom < 1:
-            raise RangeError(
-                f"RandomAffine needs shift >= 0, turn >= 0 and zoom in [0, 1), got shift={self.shift}, "
-                f"zoom={self.zoom}, turn={self.turn}"
-            )
-
-    def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """What the network is shown of the images in one step."""
-        seen = F.grid_sample(images, self._places(images, rng), padding_mode="reflection", align_corners=False)
-        return seen.contiguous(memory_format=torch.channels_last)
-
-    def _places(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """(n, h, w, 2): where each seen pixel comes from, across and down, both in [-1, 1]."""
-        n, _, height, width = images.shape
-        zoom, turn, across, down = (2 * torch.rand(4, n, 1, 1, generator=rng) - 1).unbind()
-        mirror = torch.where((torch.rand(n, 1, 1, generator=rng) < 0.5) & self.flip, -1.0, 1.0)
-        along, aside = (
-            (1 + self.zoom * zoom) * (self.turn * turn).cos(),
-            (1 + self.zoom * zoom) * (self.turn * turn).sin(),
-        )
-        x, y = ((2 * torch.arange(side) + 1) / side - 1 for side in (width, height))
-        x, y = x[None, None, :], y[None, :, None]
-        # A turn is one in pixels: between units of half a side it is stretched where the sides differ.
-        places_x = mirror * (along * x - height / width * aside * y) + 2 / width * self.shift * across
-        places_y = width / height * aside * x + along * y + 2 / height * self.shift * down
-        return torch.stack([places_x, places_y], dim=-1).to(images)
-
-
-class _Rearrange(torch.autograd.Function):
-    """Permute the pixels of each image; the gradient goes back by the inverse, where indexing would scatter it."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, source: Tensor, target: Tensor) -> Tensor:  # noqa: ANN401
-        ctx.save_for_backward(target)
-        return _rearranged(images, source)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        return _rearranged(grad, ctx.saved_tensors[0]), None, None
-
-
 def _clouds(image_shape: Sequence[int], rng: torch.Generator) -> Tensor:
     """(c, ...) of mean 0 and deviation 1 in expectation over many: noise whose amplitude is 1 / frequency."""
     channels, *sides = image_shape
@@ -235,17 +104,3 @@ def _length(axes: Sequence[Tensor]) -> Tensor:
     """The Euclidean length of every vector of a grid."""
     grids = [axis.view(-1, *[1] * (len(axes) - 1 - place)) for place, axis in enumerate(axes)]
     return functools.reduce(torch.hypot, grids) if len(grids) > 1 else grids[0].abs()
-
-
-def _rearranged(images: Tensor, places: Tensor) -> Tensor:
-    """Pixel p of image i becomes pixel places[i, p]. Whole pixels move: channels lie innermost."""
-    n, channels, height, width = images.shape
-    pixels = images.permute(0, 2, 3, 1).reshape(n * height * width, channels)
-    starts = torch.arange(n, device=images.device)[:, None] * (height * width)
-    moved = pixels.index_select(0, (places + starts).flatten())
-    return moved.view(n, height, width, channels).permute(0, 3, 1, 2)
-
-
-def _flat_index(rows: Tensor, columns: Tensor, width: int) -> Tensor:
-    """(n, h) and (n, w) -> (n, h w)."""
-    return (rows[:, :, None] * width + columns[:, None, :]).flatten(1)

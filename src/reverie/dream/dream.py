@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reverie.core.augment import Augment, still
 from reverie.core.digest import sha256_tensors
 from reverie.core.errors import RangeError, ShapeError, StatisticsMissing
 from reverie.core.events import Event, Listener, silent
@@ -25,7 +26,6 @@ from reverie.core.tap import Selector
 from reverie.dream.answering import answering
 from reverie.dream.bank import Bank, Folder, Shard, teacher_sha256
 from reverie.dream.calibrate import choose_statistics
-from reverie.dream.canvas import Augment
 from reverie.dream.fourier import FourierCanvas
 from reverie.dream.heads import Head, single_label
 from reverie.dream.layer_statistics import NoStatistics, StatisticsSource
@@ -38,7 +38,7 @@ from reverie.dream.recipe import (
     usual_statistics_weight,
 )
 from reverie.dream.rehearsal import checked_shape, checked_targets, first_answer, sees_statistics, try_term
-from reverie.dream.stages import STILL, MakeCanvas, Stage, check_stages, finishing_stages, optimize_stages
+from reverie.dream.stages import MakeCanvas, Stage, check_stages, finishing_stages, optimize_stages
 from reverie.dream.targets import Draw, balanced_targets
 from reverie.dream.terms import Term, describe
 
@@ -192,7 +192,7 @@ def dream(
             chosen,
             seed,
             term,
-            augment or (STILL if _has_places(answers[-1]) else None),
+            augment or (still if _has_places(answers[-1]) else None),
             choose_precision(network),
             head,
             layer,

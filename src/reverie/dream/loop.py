@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from reverie.core.augment import Augment
 from reverie.core.errors import Diverged, RangeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
 from reverie.core.precision import choose_precision
 from reverie.core.rng import generator
 from reverie.core.tap import Reading, Selector, tap
-from reverie.dream.canvas import Augment, Canvas
+from reverie.dream.canvas import Canvas
 from reverie.dream.layer_statistics import BatchNormStatistics, StatisticsSource
 from reverie.dream.statistics import Moments
 from reverie.dream.terms import Term, View

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from reverie.core.augment import Augment, RandomAffine, ShiftAndFlip
 from reverie.core.network import as_network
-from reverie.dream.canvas import Augment, PixelCanvas, RandomAffine, ShiftAndFlip
+from reverie.dream.canvas import PixelCanvas
 from reverie.dream.fourier import FourierCanvas
 from reverie.dream.layer_statistics import Statistics, StatisticsSource
 from reverie.dream.network_canvas import deep_image_prior

@@ -19,16 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.core.augment import Augment, still
 from reverie.core.errors import RangeError, ShapeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.rng import derive_seed
-from reverie.dream.canvas import Augment, Canvas, PixelCanvas, ShiftAndFlip
+from reverie.dream.canvas import Canvas, PixelCanvas
 from reverie.dream.fourier import FourierCanvas
 from reverie.dream.loop import Optimized, optimize
 from reverie.dream.terms import describe
 
 __all__ = [
-    "STILL",
     "MakeCanvas",
     "Stage",
     "check_stages",
@@ -39,8 +39,6 @@ __all__ = [
 ]
 
 LEARNING_RATE = 0.05
-# Every image where and as it is.
-STILL = ShiftAndFlip(0, flip=False)
 # The last part of a dream, and the rate that it begins with, as shares.
 FINISH, FINISH_RATE = 0.2, 0.4
 MODES = {3: "linear", 4: "bilinear", 5: "trilinear"}
@@ -125,7 +123,7 @@ def finishing_stages(*, steps: int, learning_rate: float = LEARNING_RATE) -> tup
     """
     last = int(FINISH * steps)
     whole = Stage(steps - last, learning_rate=learning_rate)
-    return (whole, Stage(last, learning_rate=FINISH_RATE * learning_rate, augment=STILL)) if last else (whole,)
+    return (whole, Stage(last, learning_rate=FINISH_RATE * learning_rate, augment=still)) if last else (whole,)
 
 
 def check_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
