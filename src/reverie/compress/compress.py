@@ -11,6 +11,7 @@ Cost: about a quarter of the time dreams, a tenth measures latencies, the rest t
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from reverie.compress.hand_over import (
 from reverie.compress.latencies import measure_layers
 from reverie.compress.result import Compressed, Row
 from reverie.compress.route import Route, Task, example_input, make_route
-from reverie.compress.sites import Sites, find_sites
+from reverie.compress.sites import find_sites
 from reverie.core.budget import QUANTITIES, Budget, Quantity
 from reverie.core.digest import sha256_tensors
 from reverie.core.environment import environment
@@ -41,7 +42,6 @@ from reverie.cost.latency import LatencyTable
 from reverie.cost.onnx import check_onnx, export_onnx
 from reverie.dream import dream
 from reverie.graph import certify, probe
-from reverie.graph.structure import Structure
 from reverie.zoo.runs import save
 
 __all__ = ["compress"]
@@ -111,12 +111,7 @@ def compress(
     """
     budgets = _budgets(latency=latency, size=size, macs=macs)
     _check_counts(dreams=dreams, teach_steps=teach_steps)
-    network = as_network(model)
-    for images in (source, test):
-        if images is not None:
-            network.check_images(images.images)
-    if test is not None and test.labels is None:
-        raise ReferenceNotFound(f"the test images {test.name!r} have no labels, so accuracy cannot be measured")
+    network = _readable(model, source, test)
     threads = threads or _cores()
     config: dict[str, Any] = {
         "weights_sha256": sha256_tensors(network.state_dict()),
@@ -135,21 +130,7 @@ def compress(
             source = _dreams(network, run, count=dreams, steps=dream_steps, seed=seed, on_event=on_event)
         rest, judged = source.split(held_out=JUDGED_SHARE, seed=seed)
         noise = noise_source(count=len(rest), image_shape=network.image_shape, seed=seed)
-        structure, sites, table = _read(network, budgets, run, threads=threads, on_event=on_event)
-        task = Task(
-            network=network,
-            onnx=export_onnx(network),
-            structure=structure,
-            sites=sites,
-            table=table,
-            budgets=budgets,
-            counted=count_network(network),
-            run=run,
-            threads=threads,
-            teach_steps=teach_steps,
-            seed=seed,
-            on_event=on_event,
-        )
+        task = _task(network, budgets, run, threads=threads, teach_steps=teach_steps, seed=seed, on_event=on_event)
         routes = {"compressed": make_route(rest, task)}
         if control:
             routes["control"] = make_route(noise, task)
@@ -168,9 +149,16 @@ def _dreams(network: ImageNetwork, run: RunFolder, *, count: int, steps: int, se
     return bank.source()
 
 
-def _read(
-    network: ImageNetwork, budgets: Mapping[Quantity, Budget], run: RunFolder, *, threads: int, on_event: Listener
-) -> tuple[Structure, Sites, LatencyTable | None]:
+def _task(
+    network: ImageNetwork,
+    budgets: Mapping[Quantity, Budget],
+    run: RunFolder,
+    *,
+    threads: int,
+    teach_steps: int,
+    seed: int,
+    on_event: Listener,
+) -> Task:
     """What the network is made of, what could be done to it, and what that would cost."""
     stage = "reading the network"
     on_event(Event(stage, 0, 1))
@@ -178,11 +166,24 @@ def _read(
     structure = certify(network.body, probe(network.body, example), example)
     sites = find_sites(structure, step=WIDTH_STEP)
     on_event(Event(stage, 1, 1))
-    if "latency" not in budgets:
-        return structure, sites, None
-    table = LatencyTable(run.file("latency.json"), threads=threads)
-    run.timed("timing", lambda: measure_layers(sites, table, on_event=on_event))
-    return structure, sites, table
+    table: LatencyTable | None = None
+    if "latency" in budgets:
+        table = LatencyTable(run.file("latency.json"), threads=threads)
+        run.timed("timing", partial(measure_layers, sites, table, on_event=on_event))
+    return Task(
+        network=network,
+        onnx=export_onnx(network),
+        structure=structure,
+        sites=sites,
+        table=table,
+        budgets=budgets,
+        counted=count_network(network),
+        run=run,
+        threads=threads,
+        teach_steps=teach_steps,
+        seed=seed,
+        on_event=on_event,
+    )
 
 
 def _hand_over(task: Task, routes: Mapping[str, Route], judged: Source, test: Source | None) -> Compressed:
@@ -255,6 +256,17 @@ def _budgets(**given: Budget | str | None) -> dict[Quantity, Budget]:
     if not budgets:
         raise RangeError('nothing to meet: give at least one budget, such as latency="60%"')
     return budgets
+
+
+def _readable(model: nn.Module, source: Source | None, test: Source | None) -> ImageNetwork:
+    """The network, that all images fit."""
+    network = as_network(model)
+    for images in (source, test):
+        if images is not None:
+            network.check_images(images.images)
+    if test is not None and test.labels is None:
+        raise ReferenceNotFound(f"the test images {test.name!r} have no labels, so accuracy cannot be measured")
+    return network
 
 
 def _check_counts(*, dreams: int, teach_steps: int) -> None:

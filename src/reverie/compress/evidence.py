@@ -7,7 +7,7 @@ arXiv:2110.10811, and Cai et al. (ZeroQ), 2020, arXiv:2001.00281, section 3 (div
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -78,18 +78,18 @@ def taylor_scores(
         for probe in range(probes):
             projection = torch.randn(logits.shape, generator=rng)
             projection = projection - projection.mean(dim=1, keepdim=True)
-            gradients = torch.autograd.grad(
-                logits, list(tensors.values()), projection, retain_graph=probe + 1 < probes, allow_unused=True
-            )
-            moved = {
-                name: tensor.detach() * gradient
-                for (name, tensor), gradient in zip(tensors.items(), gradients, strict=True)
-                if gradient is not None
-            }
+            moved = _moved(logits, tensors, projection, again=probe + 1 < probes)
             for group in structure.free:
                 totals[group.name] += gate_slopes(group, moved).square()
         on_event(Event("ranking units", index + 1, len(starts)))
     return {name: total / (count * probes) for name, total in totals.items()}
+
+
+def _moved(logits: Tensor, tensors: Mapping[str, Tensor], along: Tensor, *, again: bool) -> dict[str, Tensor]:
+    """Weights times the gradient of what the logits are along a direction, of those that have one."""
+    gradients = torch.autograd.grad(logits, list(tensors.values()), along, retain_graph=again, allow_unused=True)
+    found = zip(tensors.items(), gradients, strict=True)
+    return {name: tensor.detach() * gradient for (name, tensor), gradient in found if gradient is not None}
 
 
 @dataclass(frozen=True)

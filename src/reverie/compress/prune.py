@@ -120,12 +120,11 @@ def prune(
     sites = find_sites(structure, step=step, most=most)
     counted = count(network, torch.zeros(1, *network.image_shape))
     runtime = backend or (OnnxRuntime() if table is None else table.backend)
+    table = table or LatencyTable(backend=runtime)
     if "latency" in budgets:
-        table = table or LatencyTable(backend=runtime)
         measure_layers(sites, table, on_event=on_event)
-    limits = _shares(network, budgets, counted, runtime)
+    limits, columns = _shares(network, budgets, counted, runtime), cost_columns(table, budgets)
     work = _Work(network, structure, sites, source, importance, compensate)
-    columns = cost_columns(table, budgets)
     study = _studied(work, columns, counted, limits, rounds=rounds, on_event=on_event)
     met = _meet(work, study, limits, runtime, on_event) if "latency" in budgets else None
     solution = study.solve(limits) if met is None else met.solution

@@ -77,27 +77,16 @@ def refit(
             f"got {ridge}, {images}, {batch_size} and {positions}"
         )
     fitted = copy.deepcopy(student)
-    changed = {name.rpartition(".")[0] for edit in record.edits if isinstance(edit, Keep) for name in edit.slices}
-    order = [name for name in _in_order(fitted, source) if _fits(teacher, name)]
-    first = next((at for at, name in enumerate(order) if name in changed), len(order))
-    # What runs before the first layer that was cut is as it was.
-    order = order[first:]
-    pixels = source.floats(slice(0, min(images, len(source))))
-    turns = [[name] for name in order] if sequential else [order]
-    for names in turns if order else ():
+    order = _from_the_cut_on(teacher, fitted, record, source)
+    batches = source.floats(slice(0, min(images, len(source)))).split(batch_size)
+    turns = [[name] for name in order] if sequential or not order else [order]
+    for names in turns:
         sums: dict[str, _Sums] = {name: _Sums() for name in names}
-        for index, batch in enumerate(pixels.split(batch_size)):
-            with frozen(fitted), frozen(teacher), torch.no_grad():
-                theirs = _read(teacher, names, batch)
-                mine = _read(fitted, names, batch) if sequential else {}
-            for name in names:
+        for index, batch in enumerate(batches):
+            seen = _inputs_and_aims(teacher, fitted, names, batch, record, sequential=sequential)
+            for name, (x, aim) in seen.items():
                 layer = _layer(fitted, name)
-                x = mine[name][0] if sequential else _left(theirs[name][0], layer, _kept(record, name, 1))
-                aim = _features(layer, theirs[name][1])
-                rows = _kept(record, name, 0)
-                rng = generator(seed, "positions", name, index)
-                pick = torch.randperm(aim.shape[1], generator=rng)[:positions]
-                aim = aim if rows is None else aim[..., rows]
+                pick = torch.randperm(aim.shape[1], generator=generator(seed, "positions", name, index))[:positions]
                 sums[name].add(layer, _rows(layer, x)[:, pick].flatten(0, 1), aim[:, pick].flatten(0, 1))
         for name in names:
             sums[name].solve(_layer(fitted, name), ridge=ridge)
@@ -132,6 +121,28 @@ class _Sums:
             layer.weight += step.T.reshape(layer.weight.shape).to(layer.weight)
 
 
+def _inputs_and_aims(
+    teacher: ImageNetwork,
+    fitted: ImageNetwork,
+    names: Sequence[str],
+    batch: Tensor,
+    record: Record,
+    *,
+    sequential: bool,
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Layer -> what it reads, and what it should give: (n, positions, outputs) of the teacher's that are left."""
+    with frozen(fitted), frozen(teacher), torch.no_grad():
+        theirs = _read(teacher, names, batch)
+        mine = _read(fitted, names, batch) if sequential else {}
+    found = {}
+    for name in names:
+        layer, rows = _layer(fitted, name), _kept(record, name, 0)
+        x = mine[name][0] if sequential else _left(theirs[name][0], layer, _kept(record, name, 1))
+        aim = _features(layer, theirs[name][1])
+        found[name] = x, aim if rows is None else aim[..., rows]
+    return found
+
+
 def _layer(network: ImageNetwork, name: str) -> Fittable:
     module = network.body.get_submodule(name)
     if not isinstance(module, nn.Conv2d | nn.Linear):
@@ -160,6 +171,14 @@ def _left(x: Tensor, layer: Fittable, rows: Tensor | None) -> Tensor:
     if rows is None:
         return x
     return x.index_select(1 if isinstance(layer, nn.Conv2d) else x.ndim - 1, rows)
+
+
+def _from_the_cut_on(teacher: ImageNetwork, fitted: ImageNetwork, record: Record, source: Source) -> list[str]:
+    """The layers to fit, as they run; what runs before the first layer that was cut is as it was."""
+    changed = {name.rpartition(".")[0] for edit in record.edits if isinstance(edit, Keep) for name in edit.slices}
+    order = [name for name in _in_order(fitted, source) if _fits(teacher, name)]
+    first = next((at for at, name in enumerate(order) if name in changed), len(order))
+    return order[first:]
 
 
 def _in_order(network: ImageNetwork, source: Source) -> list[str]:

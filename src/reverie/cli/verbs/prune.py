@@ -1,8 +1,8 @@
 """`reverie prune`: fewer units within measured budgets, without training."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -10,6 +10,12 @@ from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
 from reverie.cli.verbs.compress import NO_LIMITS, Limits
+
+if TYPE_CHECKING:
+    from reverie.compress.prune import Pruned
+    from reverie.core.events import Listener
+    from reverie.core.network import ImageNetwork
+    from reverie.core.source import Source
 
 __all__ = ["prune"]
 
@@ -55,25 +61,14 @@ def prune(
     del manner
     limits.check()
     from reverie.compress.prune import prune as pruned
-    from reverie.core.errors import FolderInUse
-    from reverie.core.source import Source
     from reverie.cost.backends import backend_of
     from reverie.cost.latency import LatencyTable, default_table_path
-    from reverie.cost.onnx import export_onnx
-    from reverie.dream import dream
-    from reverie.zoo.runs import save
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FolderInUse(f"{out} is not empty; choose a folder that is empty or new")
+    _check_empty(out)
     network = load_network(model, loading)
     runtime = backend_of(backend, threads=threads)
     with progress() as on_event:
-        if source is None:
-            seen = dream(network, count=images, steps=dream_steps, seed=seed, on_event=on_event).source()
-        else:
-            own = labeled_images(source, network)
-            seen = Source(own.name, own.images[:images])
-        kept = LatencyTable(table or default_table_path(), backend=runtime)
+        seen = _images(source, network, images, dream_steps=dream_steps, seed=seed, on_event=on_event)
         found = pruned(
             network,
             seen,
@@ -81,16 +76,46 @@ def prune(
             rounds=rounds,
             compensate=compensate,
             backend=runtime,
-            table=kept,
+            table=LatencyTable(table or default_table_path(), backend=runtime),
             on_event=on_event,
         )
+    _write(found, out)
+    return Answer(
+        {"model": model, "folder": str(out), "images": seen.name, **_value(found)}, _said(found, backend, out)
+    )
+
+
+def _check_empty(out: Path) -> None:
+    from reverie.core.errors import FolderInUse
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FolderInUse(f"{out} is not empty; choose a folder that is empty or new")
+
+
+def _images(
+    source: str | None, network: "ImageNetwork", count: int, *, dream_steps: int, seed: int, on_event: "Listener"
+) -> "Source":
+    """The user's own images, or dreams."""
+    from reverie.dream import dream
+
+    if source is None:
+        return dream(network, count=count, steps=dream_steps, seed=seed, on_event=on_event).source()
+    own = labeled_images(source, network)
+    return replace(own, images=own.images[:count], labels=None)
+
+
+def _write(found: "Pruned", out: Path) -> None:
+    from reverie.cost.onnx import export_onnx
+    from reverie.zoo.runs import save
+
     save(found.network, out, record=found.record)
     found.study.save(out / "study.json")
     export_onnx(found.network, out / "model.onnx")
-    value = {
-        "model": model,
-        "folder": str(out),
-        "images": seen.name,
+
+
+def _value(found: "Pruned") -> dict[str, Any]:
+    """What was found, for a program that reads it."""
+    return {
         "widths": dict(found.solution.widths),
         "bypassed": list(found.plan.bypassed),
         "shares": dict(found.solution.shares),
@@ -100,8 +125,12 @@ def prune(
         "latency": None if found.latency is None else asdict(found.latency),
         "attempts": [asdict(attempt) for attempt in found.attempts],
     }
+
+
+def _said(found: "Pruned", backend: str, out: Path) -> tuple[str, ...]:
+    """What was found, in sentences."""
     said = [f"{name}: {share:.1%} of the given network's, predicted" for name, share in found.solution.shares.items()]
     if found.latency is not None:
         measured = f"{found.latency.ratio_median:.1%} +- {found.latency.ratio_error:.1%}"
-        said.append(f"latency: {measured} of the given network's, measured in {runtime.name}")
-    return Answer(value, (*said, f"network: {out / 'model.onnx'}", f"study:   {out / 'study.json'}"))
+        said.append(f"latency: {measured} of the given network's, measured in {backend}")
+    return (*said, f"network: {out / 'model.onnx'}", f"study:   {out / 'study.json'}")
