@@ -108,9 +108,11 @@ def test_two_sums_are_cut_at_each_others_borders():
     left = axes.concat(axes.atom(6), axes.atom(4))
     right = axes.concat(axes.atom(5), axes.atom(5))
     axes.couple(left, right, "add")
-    assert [axes.size(((atom,),)) for atom in axes.atoms(left)] == [5, 1, 4]
+    # A single unit between the borders cannot go, so it has no atom.
+    assert [axes.size(((atom,),)) for atom in axes.atoms(left)] == [5, 4]
+    assert [place.offset for place in axes.places(left)] == [0, 6]
     assert axes.atoms(left) == axes.atoms(right)
-    assert len(axes.free(left)) == 3
+    assert len(axes.free(left)) == 2
 
 
 def test_an_atom_splits_into_heads_and_width():
@@ -149,9 +151,15 @@ def test_split_gives_both_sides(at, expected):
     assert rows(axes, axis) == rows(axes, axes.concat(*parts))
 
 
-def test_split_within_the_rows_of_a_unit_is_refused():
+def test_split_within_the_rows_of_a_unit_takes_that_unit_apart():
     axes = Coupling()
-    assert axes.split(axes.product(axes.atom(3), axes.atom(2)), 3) is None
+    whole = axes.product(axes.atom(4), members := axes.atom(12))
+    first, second = axes.split(whole, 32)
+    assert [axes.size(((atom,),)) for atom in axes.atoms(members)] == [8, 4]
+    eight, four = axes.atoms(members)
+    assert [axes.size(((atom,),)) for atom in axes.atoms(first)] == [2, 8, 4]
+    assert [(place.atom, place.offset) for place in axes.places(second)] == [(four, 0), (eight, 4), (four, 12)]
+    assert rows(axes, whole) == rows(axes, axes.concat(first, second))
 
 
 def test_size_one_has_no_atom():

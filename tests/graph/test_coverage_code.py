@@ -65,6 +65,17 @@ def windowed(net: Any, x: Tensor) -> Tensor:
     return x.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))
 
 
+def remaining(net: Any, x: Tensor) -> Tensor:
+    """A part is treated, and what is left of the width passes by."""
+    part, rest = x.split([net.part, net.dim - net.part], 1)
+    return torch.cat([net.inner(part), rest], 1)
+
+
+def pooled_line(net: Any, x: Tensor) -> Tensor:
+    """Pooling of sequences is pooling of images one pixel high, whose by-product is moved as well."""
+    return F.max_pool1d(net.inner(x.flatten(2)), 2)[..., None]
+
+
 CODE: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "split(self.dim)": (lambda: Stated(halves, dim=4), 4),
     "view(self.shape)": (lambda: Stated(reshaped, shape=(8, 4, 4)), 8),
@@ -81,6 +92,10 @@ CODE: dict[str, tuple[Callable[[], nn.Module], int]] = {
     ),
     "stochastic depth": (lambda: Stated(dropped, inner=nn.Conv2d(8, 8, 1)), 8),
     "windows by unfold": (lambda: Stated(windowed), 8),
+    "split([self.part, self.dim - self.part])": (
+        lambda: Stated(remaining, dim=8, part=3, inner=nn.Conv2d(3, 3, 1)), 8,
+    ),
+    "pooling of sequences": (lambda: Stated(pooled_line, inner=nn.Conv1d(8, 8, 1)), 16),
     "pool that lays out anew": (
         lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1)),
         8,
@@ -156,6 +171,71 @@ def test_a_part_of_a_width_binds_it_to_the_heads():
     structure = probe(net, TOKENS)
     assert sorted(group.units for group in structure.free) == [3, 4, 12]
     assert_exact(net, TOKENS, 19)
+
+
+class Situated(nn.Module):
+    """Attention that asks the queries where they are too, or scales their products, and registers before the tokens."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.num_heads, self.head_dim, self.prefix = kind, 2, 8, 3
+        self.embed, self.qkv, self.proj, self.head = (
+            nn.Linear(*size) for size in ((12, 12), (12, 48), (16, 12), (12, 4))
+        )
+        self.where, self.registers = nn.Parameter(torch.rand(8, 8)), nn.Parameter(torch.rand(1, 3, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.registers.expand(len(x), -1, -1), self.embed(x)], 1)
+        n, t, _ = x.shape
+        # Heads first, and the number of positions left to PyTorch.
+        q, k, v = self.qkv(x).view(n, -1, self.num_heads, 3 * self.head_dim).transpose(1, 2).chunk(3, -1)
+        if self.kind == "products":
+            mixed = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1) @ v
+        else:
+            bias = q @ self.where.t() if self.kind == "positions" else None
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        x = self.proj(mixed.transpose(1, 2).reshape(n, t, -1))
+        return self.head(x[:, self.prefix :].mean(1))
+
+
+@pytest.mark.parametrize("kind", ["positions", "products", "plain"])
+def test_attention_that_reads_its_queries_twice_keeps_its_scale(kind: str):
+    net = lively(Situated(kind))
+    structure = certify(net, probe(net, TOKENS), TOKENS)
+    assert [(group.name, group.units) for group in structure.free if "qkv" in group.name] == [
+        ("qkv[0:48//24]", 2), ("qkv[0:48%8]", 8)
+    ], structure.frozen  # fmt: skip
+    (scaled,) = (group for group in structure.free if group.rescales)
+    rows = {row // 8 % 3 for one in scaled.rescales for row in one.rows}
+    # Of queries that something else reads, the keys are scaled in their place.
+    assert rows == {"positions": {1}, "products": {0}, "plain": {0, 1}}[kind]
+    assert_exact(net, TOKENS, 25)
+
+
+class Joined(nn.Module):
+    """As in a U-Net of diffusion: a normalization whose groups lie across the border of what was concatenated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 32, 1), nn.Conv2d(3, 16, 1)
+        self.norm, self.last = nn.GroupNorm(4, 48), nn.Conv2d(48, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.silu(self.norm(torch.cat([self.one(x), self.two(x)], 1)))).mean((2, 3))
+
+
+def test_groups_of_a_normalization_lie_across_a_border():
+    net = lively(Joined())
+    structure = certify(net, probe(net, IMAGES), IMAGES)
+    # Two whole groups, and of every group the members 0 to 7, or 8 to 11: channel 24 to 31 of one, 0 to 3 of two.
+    assert sorted(group.units for group in structure.free) == [2, 4, 8], structure.frozen
+    eight = next(group for group in structure.free if group.units == 8)
+    small, made = cut(net, structure, {eight.name: range(1, 8)})
+    assert small.one.out_channels == 32 - 3
+    assert small.two.out_channels == 16 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(small(IMAGES), surviving(net, made, IMAGES), rtol=1e-5, atol=1e-5)
+    assert_exact(net, IMAGES, 14)
 
 
 def test_a_running_average_of_the_weights_is_cut_by_the_same_record():

@@ -89,6 +89,20 @@ def positioned(net: Any, x: Tensor) -> Tensor:
     return net.head(net.down(F.gelu(net.up(net.norm(x)))).mean(1))
 
 
+def resized(net: Any, x: Tensor) -> Tensor:
+    x = net.embed(x)
+    place = F.interpolate(net.pos.permute(0, 3, 1, 2), x.shape[2:], mode="bicubic", antialias=True)
+    return net.head(F.gelu(x + place).mean((2, 3)))
+
+
+def padded_windows(net: Any, x: Tensor) -> Tensor:
+    x = F.pad(net.norm(net.embed(x).permute(0, 2, 3, 1)), (0, 0, 0, 2, 0, 2))
+    n, h, w, c = x.shape
+    x = net.mix(x.view(n, h // 3, 3, w // 3, 3, c).transpose(2, 3).reshape(-1, 9, c)).softmax(1)
+    x = x.view(n, h // 3, w // 3, 3, 3, -1).transpose(2, 3).reshape(n, h, w, -1)
+    return net.head(x[:, :-2, :-2].mean((1, 2)))
+
+
 def windows(net: Any, x: Tensor) -> Tensor:
     x = net.embed(x).permute(0, 2, 3, 1).roll((-1, -1), (1, 2))
     n, h, w, c = x.shape
@@ -199,6 +213,14 @@ PITFALLS: dict[str, tuple[Callable[[], nn.Module], int]] = {
         lambda: Net(
             windows, embed=conv(3, 8), gamma=nn.Parameter(torch.rand(12)), **wide({"mix": (8, 12), "head": (12, 4)})
         ),
+        20,
+    ),
+    "positions of another size": (
+        lambda: Net(resized, embed=conv(3, 8), pos=nn.Parameter(torch.randn(1, 3, 3, 8)), head=nn.Linear(8, 4)),
+        8,
+    ),
+    "windows that are padded": (
+        lambda: Net(padded_windows, embed=conv(3, 8), norm=nn.LayerNorm(8), **wide({"mix": (8, 12), "head": (12, 4)})),
         20,
     ),
     "response normalization": (

@@ -109,6 +109,8 @@ def _notes(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         lines += [f"- `{row.name}`: {step} failed: {_code(reason)}\n" for step, reason in row.failures.items()]
+        if row.unused:
+            lines.append(f"- `{row.name}` has {row.unused:,} parameters that its forward pass does not use\n")
         frozen = sorted(row.frozen.items(), key=lambda item: -item[1])
         if frozen:
             listed = "; ".join(f"{units} units: {_code(reason)}" for reason, units in frozen[:4])
@@ -134,16 +136,20 @@ Written by `reverie bench coverage --folder runs/coverage --markdown docs/benchm
 examined in a process of its own:
 
 - *analysis s*: processor seconds of `probe` in the architecture's own size, branches included, after PyTorch's own
-  first-use costs; the other columns are of the smaller build that the list states;
+  first-use costs; the other columns are of the smaller build that the list states, and of images of 96 pixels where a
+  module of timm takes any size. `analysis-median` and `-maximum` are over all networks of this page;
 - *units*: certified of all; inputs, outputs, positions, and entries of tables are no units; *parameters certified*:
-  the share of the parameters' elements that go with some certified unit;
+  the share of the parameters' elements, those included that a forward pass does not use, that go with some certified
+  unit;
 - *removed*: at least {removed} of every certified group, at random, as a share of the certified units. With random
   weights and statistics, the cut network is compared with the uncut one in which only the surviving elements take
   part, which knows nothing of the analysis (`reverie.graph.oracle`); differences are shares of the largest output
   where that is above 1, and at most {exact:g} holds;
+- *cut, float64*: on the random weights as drawn, which is where the law is proven; *cut, float32*: the same in single
+  precision;
 - *uncut, float32*: the uncut network's own rounding, single against double precision, without any cut. Where random
-  weights blow it up beyond half of the bound, the scales of the normalizations are halved as often as the number in
-  brackets says, so that the bound speaks of the cut; double precision is exact either way;
+  weights blow it up beyond half of the bound, the scales of the normalizations are halved for the columns in single
+  precision, as often as the number in brackets says, so that the bound speaks of the cut;
 - *fresh process*: weights and record are read by the reader of
   [loading without Reverie](../loading_without_reverie.md) in a process that cannot import Reverie;
 - *ONNX Runtime*: exported with a free batch size, run with 2 and with 1; at most {carried:g} holds.

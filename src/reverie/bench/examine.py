@@ -30,14 +30,14 @@ REMOVED = 0.3
 _SETTLED_ON = 8
 """Examples for random statistics: of two, some channel's variance is nearly nothing, and rounding is blown up."""
 
+_UNUSED = "not used in the forward pass"
+
 _NO_UNITS = ("the network's input", "the network's output", "positions, not units", "a kernel position")
-
-
 _NO_UNITS_AFTER = (
     "is read at positions that the input states",
     "is read at positions that a table states",
     "reads these as places of the kernel",
-    "not used in the forward pass",
+    _UNUSED,
 )
 
 _STEADY = 5e-6
@@ -59,10 +59,11 @@ class Row:
         free: Units of the groups that are certified.
         removed: Units that the cut removed.
         certified: Share of the parameters' elements that belong to certified groups.
+        unused: Elements of parameters that the forward pass does not use; no group holds them.
         rounding: Uncut network in single precision against itself in double precision.
-        calmed: How often the scales of its normalizations were halved to get there.
+        calmed: How often the scales of its normalizations were halved, in single precision, to get there.
         cut_difference: Cut network against its reference, single precision.
-        exact_difference: The same in double precision.
+        exact_difference: The same in double precision, on the weights as drawn.
         fresh_difference: In a fresh process without Reverie against here.
         onnx_difference: In ONNX Runtime against here.
         frozen: Reason -> units.
@@ -78,6 +79,7 @@ class Row:
     free: int | None = None
     removed: int | None = None
     certified: float | None = None
+    unused: int = 0
     rounding: float | None = None
     calmed: int = 0
     cut_difference: float | None = None
@@ -122,12 +124,12 @@ def examine(subject: Subject, *, portable: bool = True) -> Row:
     with _step(row, "cut"):
         kept = kept_units(structure, share=REMOVED)
         row.removed = sum(group.units - len(kept[group.name]) for group in structure.free)
-        subjects = _steady(row, net, subject.example(_SETTLED_ON), inputs)
-        small, record = cut(subjects[torch.float32], structure, kept)
-        row.cut_difference = _finite(_gap(subjects[torch.float32], small, record, inputs))
-        exact, _ = cut(subjects[torch.float64], structure, kept)
-        row.exact_difference = _finite(_gap(subjects[torch.float64], exact, record, _double(inputs)))
-        del exact, subjects
+        exact, plain = _steady(row, net, subject.example(_SETTLED_ON), inputs)
+        small, record = cut(exact, structure, kept)
+        row.exact_difference = _finite(_gap(exact, small, record, _double(inputs)))
+        small, record = cut(plain, structure, kept)
+        row.cut_difference = _finite(_gap(plain, small, record, inputs))
+        del exact, plain
     if not portable or "cut" in row.failures:
         return row
     with _step(row, "fresh process"):
@@ -175,7 +177,14 @@ def _count(row: Row, net: nn.Module, structure: Structure) -> None:
     row.certified = certified_share(net, structure)
     row.free = sum(group.units for group in structure.free)
     row.units = row.free
-    stored = {name for name, _ in net.named_parameters()}
+    stored = {name: parameter.numel() for name, parameter in net.named_parameters()}
+    unused = {
+        part.tensor
+        for name, reason in structure.frozen.items()
+        for part in structure.group(name).slices
+        if reason == _UNUSED
+    }
+    row.unused = sum(stored.get(name, 0) for name in unused)
     for name, reason in structure.frozen.items():
         # Tables of numbers that nobody trains, such as of relative positions, hold no units.
         is_table = not any(part.tensor in stored for part in structure.group(name).slices)
@@ -202,20 +211,22 @@ def _double(inputs: Sequence[Tensor]) -> list[Tensor]:
     return [one.double() if one.is_floating_point() else one for one in inputs]
 
 
-def _steady(row: Row, net: nn.Module, many: Sequence[Tensor], inputs: Sequence[Tensor]) -> dict[torch.dtype, nn.Module]:
-    """Random weights and statistics, in both precisions: nothing is hidden by what an initialization makes equal.
+def _steady(row: Row, net: nn.Module, many: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[nn.Module, nn.Module]:
+    """Random weights and statistics, in double and in single precision: nothing is hidden by an initialization.
 
     Some deep networks of random weights blow up rounding, as no trained one does: there two orders of the same sum
-    differ by more than the bound, with no cut at all. Where the uncut network shows that of itself, the scales of its
-    normalizations are halved, which makes every residual branch smaller beside what it is added to.
+    differ by more than the bound, with no cut at all. In double precision that does not matter, and the law is proven
+    there, on the weights as drawn. Where the uncut network shows it of itself in single precision, the scales of its
+    normalizations are halved there, which makes every residual branch smaller beside what it is added to.
     """
+    drawn = exact = _lively(net, many, 1.0)
     while True:
-        exact = _lively(net, many, 0.5**row.calmed)
         plain = copy.deepcopy(exact).to(torch.float32)
         row.rounding = difference(answers(plain, inputs), answers(exact, _double(inputs)))
         if row.rounding <= _STEADY or row.calmed >= _HALVINGS:
-            return {torch.float32: plain, torch.float64: exact}
+            return drawn, plain
         row.calmed += 1
+        exact = _lively(net, many, 0.5**row.calmed)
 
 
 def _lively(net: nn.Module, inputs: Sequence[Tensor], scale: float) -> nn.Module:

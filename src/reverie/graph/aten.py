@@ -213,7 +213,8 @@ def group_norm(step: Step) -> None:
     aten.adaptive_avg_pool1d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d, aten.adaptive_avg_pool2d,
     aten.adaptive_max_pool2d, aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d,
     aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten.upsample_linear1d, aten._upsample_bilinear2d_aa,
-    aten._upsample_nearest_exact2d, aten.reflection_pad1d, aten.reflection_pad2d, aten.replication_pad2d,
+    aten._upsample_bicubic2d_aa, aten.upsample_trilinear3d, aten._upsample_nearest_exact2d, aten.reflection_pad1d,
+    aten.reflection_pad2d, aten.replication_pad2d,
 )  # fmt: skip
 def spatial(step: Step) -> None:
     """Each channel by itself; the last one, two or three axes, as the name says, get other positions."""
@@ -223,7 +224,9 @@ def spatial(step: Step) -> None:
     for axis in axes[-count:]:
         step.freeze(axis, "mixes positions along this axis")
     shape = step.call.outputs[0].shape
-    step.emit((*axes[:-count], *(step.fixed(size) for size in shape[-count:])))
+    left = (*axes[:-count], *(step.fixed(size) for size in shape[-count:]))
+    # Pooling also gives the places of what it took: one for each element, unlike other by-products.
+    step.emit(*[left for value in step.call.outputs if value.shape == shape])
 
 
 @register_rule(

@@ -17,6 +17,7 @@ Sources: the permutation symmetry of hidden units, Hecht-Nielsen 1990, doi:10.10
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -64,54 +65,69 @@ def certify(model: nn.Module, structure: Structure, example: Example, *, seed: i
     batch = _noise(example, seed)
     subject = _subject(model, batch, seed)
     wanted = outputs(subject, batch)
-
-    def permutes(groups: Sequence[Group]) -> bool:
-        orders = {group.name: _order(group, seed) for group in groups}
-        return _within(lambda: outputs(permute(subject, structure, orders), batch), wanted)
-
-    def masks(groups: Sequence[Group]) -> bool:
-        kept = {group.name: _some(group, seed) for group in groups}
-        reference = outputs(masked(subject, structure, kept), batch)
-        return _within(lambda: outputs(cut(subject, structure, kept)[0], batch), reference)
-
-    def survives(groups: Sequence[Group]) -> bool:
-        if not any(group.crossed for group in groups):
-            return True
-        kept = {group.name: _some(group, seed) for group in groups}
-        small, record = cut(subject, structure, kept)
-        try:
-            reference = floats(surviving(subject, record, *positional(batch)))
-        except UnsupportedOp:
-            return False
-        return _within(lambda: outputs(small, batch), reference)
-
-    other = _larger(subject, batch, wanted)
-    larger = batch if other is None else other
-
-    def follows(groups: Sequence[Group]) -> bool:
-        kept = {group.name: _some(group, seed) for group in groups}
-        small, record = cut(subject, structure, kept)
-        try:
-            reference = floats(surviving(subject, record, *positional(larger)))
-        except UnsupportedOp:
-            if any(group.crossed for group in groups):
-                return False
-            reference = outputs(masked(subject, structure, kept), larger)
-        return _within(lambda: outputs(small, larger), reference)
-
+    checks = _Checks(subject, structure, batch, wanted, _larger(subject, batch, wanted), seed)
     idle = _idle(model, structure.free, example, seed)
     reasons = dict.fromkeys(idle, "not certified: the output does not depend on these units")
     left = [group for group in structure.free if group.name not in reasons]
     plain = [group for group in left if not group.crossed]
     for groups, holds, reason in (
-        (left, permutes, "the output moves when its units change places"),
-        (plain, masks, "a cut is no mask"),
-        (left, survives, "a cut does not answer as the units that survive do"),
-        (left if other is not None else [], follows, "with an input of another size a cut does not follow"),
+        (left, checks.permutes, "the output moves when its units change places"),
+        (plain, checks.masks, "a cut is no mask"),
+        (left, checks.survives, "a cut does not answer as the units that survive do"),
+        (left, checks.follows, "with an input of another size a cut does not follow"),
     ):
         failed = _failing([group for group in groups if group.name not in reasons], holds)
         reasons.update(dict.fromkeys(failed, f"not certified: {reason}"))
     return structure.freezing(reasons)
+
+
+@dataclass(frozen=True)
+class _Checks:
+    """What groups must pass together; `larger` is a batch of another size, or None where the network takes none."""
+
+    subject: nn.Module
+    structure: Structure
+    batch: Example
+    wanted: list[Tensor]
+    larger: "Example | None"
+    seed: int
+
+    def permutes(self, groups: Sequence[Group]) -> bool:
+        orders = {group.name: _order(group, self.seed) for group in groups}
+        return _within(lambda: outputs(permute(self.subject, self.structure, orders), self.batch), self.wanted)
+
+    def masks(self, groups: Sequence[Group]) -> bool:
+        kept = self._kept(groups)
+        reference = outputs(masked(self.subject, self.structure, kept), self.batch)
+        return _within(lambda: outputs(cut(self.subject, self.structure, kept)[0], self.batch), reference)
+
+    def survives(self, groups: Sequence[Group]) -> bool:
+        # Of groups that nothing runs across, the mask was the reference.
+        if not any(group.crossed for group in groups):
+            return True
+        small, record = cut(self.subject, self.structure, self._kept(groups))
+        try:
+            reference = floats(surviving(self.subject, record, *positional(self.batch)))
+        except UnsupportedOp:
+            return False
+        return _within(lambda: outputs(small, self.batch), reference)
+
+    def follows(self, groups: Sequence[Group]) -> bool:
+        larger = self.larger
+        if larger is None:
+            return True
+        kept = self._kept(groups)
+        small, record = cut(self.subject, self.structure, kept)
+        try:
+            reference = floats(surviving(self.subject, record, *positional(larger)))
+        except UnsupportedOp:
+            if any(group.crossed for group in groups):
+                return False
+            reference = outputs(masked(self.subject, self.structure, kept), larger)
+        return _within(lambda: outputs(small, larger), reference)
+
+    def _kept(self, groups: Sequence[Group]) -> dict[str, list[int]]:
+        return {group.name: _some(group, self.seed) for group in groups}
 
 
 def permute(

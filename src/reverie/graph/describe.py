@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from reverie.graph.coupling import Axis, Place
 from reverie.graph.rules import KERNEL, POSITION, Analysis, LayerNote
+from reverie.graph.scales import Source
 from reverie.graph.structure import Group, Layer, Rescale, Role, Slice, Structure, Width
 from reverie.graph.trace import Call, Trace, Value
 
@@ -98,12 +99,17 @@ def _crossed(analysis: Analysis) -> dict[int, str]:
 
 def _scaled(analysis: Analysis) -> dict[int, tuple[Rescale, ...]]:
     """Atom -> what makes up for a number that the code computes from a width with this atom in it."""
-    found: dict[int, dict[Rescale, None]] = {}
-    for axis, power, sources in analysis.scales.values():
-        for atom in analysis.coupling.free(axis):
-            for one in sources:
-                found.setdefault(atom, {})[Rescale(one.tensor, one.rows, power)] = None
-    return {atom: tuple(parts) for atom, parts in found.items()}
+    found: dict[int, dict[Source, dict[int, float]]] = {}
+    for scale in analysis.scales.values():
+        for atom in analysis.coupling.free(scale.axis):
+            for one in scale.sources:
+                powers = found.setdefault(atom, {}).setdefault(one, {})
+                powers[scale.product] = powers.get(scale.product, 0.0) + scale.power
+    # A layer that runs twice makes up for the number in each of its products, by being scaled once.
+    return {
+        atom: tuple(Rescale(one.tensor, one.rows, next(iter(powers.values()))) for one, powers in parts.items())
+        for atom, parts in found.items()
+    }
 
 
 def _stored(trace: Trace, slices: Sequence[Slice], parameters: Collection[str]) -> list[Slice]:

@@ -157,6 +157,18 @@ def move(given: Arguments) -> tuple[Any, Sequence[Tensor]]:
     return result, [leaf for leaf in tree_leaves(moved) if isinstance(leaf, Tensor)]
 
 
+@handles(aten.as_strided, aten.as_strided_)
+def laid_out(given: Arguments) -> tuple[Any, Sequence[Tensor]]:
+    """The same elements in the same places, as PyTorch lays out the result of a mean; strides can say far more."""
+    before, mask = given["self"].clone(), given.mask("self")
+    result = given.call()
+    if result.shape == before.shape and torch.equal(result, before):
+        return result, [mask]
+    if not bool(mask.all()):
+        raise UnsupportedOp(f"{given.func.overloadpacket} lays elements out anew; a cut through it has no reference")
+    return result, [torch.ones(result.shape, dtype=torch.bool, device=result.device)]
+
+
 @handles(
     aten.add, aten.hardswish, aten.hardswish_, aten._prelu_kernel, aten.copy_, aten.copy, aten.masked_fill, aten.where,
     aten.masked_fill_,
@@ -241,14 +253,36 @@ def product(given: Arguments) -> tuple[Any, Sequence[Tensor]]:
     aten._scaled_dot_product_flash_attention, aten._scaled_dot_product_attention_math_for_mps,
 )  # fmt: skip
 def attention(given: Arguments) -> tuple[Any, Sequence[Tensor]]:
-    """Queries and keys meet in the widths that are there; the scale stays that of the original width."""
-    names = ("query", "key", "value")
-    result = given.call(**{name: given.filled(name) for name in names})
+    """Queries and keys meet in the widths that are there; the scale stays that of the original width.
+
+    Keys that are gone get no attention.
+    """
+    changed: dict[str, Any] = {name: given.filled(name) for name in ("query", "key", "value")}
+    there = given.mask("key").any(-1)
+    # Of a head that is gone as a whole nothing is left to attend.
+    there = there | ~there.any(-1, keepdim=True)
+    if not bool(there.all()):
+        name = "attn_bias" if "attn_bias" in given.named else "attn_mask"
+        if name not in (one.name for one in given.func._schema.arguments) or given.get("is_causal"):
+            raise UnsupportedOp(
+                f"{given.func.overloadpacket} takes no mask; a cut of what it attends to has no reference"
+            )
+        query = given["query"]
+        known = given.get(name)
+        blocked = query.new_zeros(there.shape).masked_fill(~there, -torch.inf)[..., None, :]
+        blocked = blocked.repeat_interleave(query.shape[1] // blocked.shape[1], 1)
+        added = torch.zeros_like(blocked) if known is None else known
+        if added.dtype == torch.bool:
+            added = query.new_zeros(added.shape).masked_fill(~added, -torch.inf)
+        changed[name] = (added + blocked).expand(*query.shape[:-1], there.shape[-1]).contiguous()
+    result = given.call(**changed)
     out = next(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
     mask = given.mask("value").any(-2, keepdim=True)
     if mask.shape[1] != out.shape[1]:
         mask = mask.repeat_interleave(out.shape[1] // mask.shape[1], 1)
-    return result, [mask.expand(out.shape).contiguous()]
+    mask = mask & given.mask("query").any(-1, keepdim=True)
+    out.masked_fill_(~mask, 0.0)
+    return result, [mask]
 
 
 @handles(aten.embedding, aten.index, aten.gather)

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from torch import nn
 
 from reverie.core.edit import Record
+from reverie.graph.blame import Blame, Slot, slot_axis
 from reverie.graph.coupling import Axis, Coupling
 from reverie.graph.cut import keep_units
 from reverie.graph.describe import describe
 from reverie.graph.moves import segment_start
-from reverie.graph.remedies import Blame, Remedies, Slot, slot_axis
+from reverie.graph.remedies import Remedies
 from reverie.graph.rules import Analysis
 from reverie.graph.scales import numbers
 from reverie.graph.structure import Structure
@@ -112,18 +113,23 @@ class _Comparison:
         return Blame(at, found, f"{call} cannot run after a cut: {message}")
 
     def _wrong(self, call: Call, again: Call) -> tuple[Slot, int] | None:
-        for output, (value, other) in enumerate(zip(call.outputs, again.outputs, strict=False)):
-            # By-products that nobody reads have no axes.
-            for dim, (axis, size) in enumerate(zip(self._axes(value), other.shape, strict=False)):
-                if self._size(axis) != size:
-                    return Slot(output, dim), size
-        name = call.op.overloadpacket.__name__
-        if name == "slice":
-            # Its length may be right while its start, a number in the code, is not.
+        if call.op.overloadpacket.__name__ == "slice":
+            # Its start first, a number in the code: with a wrong one the length may be right, or wrong for that.
             start = segment_start(again.arguments["start"], again.inputs[0].shape[again.arguments["dim"]])
             before = slot_axis(self.analysis, call, Slot(-1, 0))
             if before is not None and self._size(before) != start:
                 return Slot(-1, 0), start
+        missed = [
+            (Slot(output, dim), size)
+            for output, (value, other) in enumerate(zip(call.outputs, again.outputs, strict=False))
+            # By-products that nobody reads have no axes.
+            for dim, (axis, size) in enumerate(zip(self._axes(value), other.shape, strict=False))
+            if self._size(axis) != size
+        ]
+        # What is as before is stated; what is left to PyTorch, as with -1, is wrong in turn.
+        stated = (one for one in missed if call.outputs[one[0].output].shape[one[0].dim] == one[1])
+        if missed:
+            return next(stated, missed[0])
         if len(call.outputs) != len(again.outputs):
             dim = call.arguments["dim"] % len(call.inputs[0].shape) if "dim" in call.arguments else 0
             return Slot(0, dim), again.outputs[0].shape[dim]
@@ -133,8 +139,8 @@ class _Comparison:
         """Whether fractions are those of the whole network, or what scaled parameters make up for."""
         share = 1.0
         if index in self.analysis.scales:
-            axis, power, _ = self.analysis.scales[index]
-            share = (self._size(axis) / self.analysis.coupling.size(axis)) ** power
+            scale = self.analysis.scales[index]
+            share = (self._size(scale.axis) / self.analysis.coupling.size(scale.axis)) ** scale.power
         before, after = numbers(call), numbers(again)
         return len(before) == len(after) and all(
             math.isclose(one * share, other, rel_tol=1e-9) for one, other in zip(before, after, strict=True)

@@ -11,59 +11,22 @@ from typing import NamedTuple
 
 from torch import nn
 
+from reverie.graph.blame import Blame, Slot, slot_axis
 from reverie.graph.coupling import Axis
-from reverie.graph.moves import segment_start
-from reverie.graph.rules import Analysis
-from reverie.graph.scales import Source, exponent, sources
-from reverie.graph.trace import Call, ModuleCall, Trace, integers
+from reverie.graph.rules import Analysis, Scale
+from reverie.graph.scales import Source, exponent, making_up, product_before
+from reverie.graph.trace import ModuleCall, Trace, integers
 
-__all__ = ["Blame", "Remedies", "Slot", "slot_axis"]
+__all__ = ["Remedies"]
 
 
 _GEOMETRY = {"stride", "padding", "dilation", "kernel_size", "output_padding", "output_size", "scale_factor"}
 
 
-class Slot(NamedTuple):
-    """An axis of an operation: output and dimension, or (-1, 0) for what lies before a slice."""
-
-    output: int
-    dim: int
-
-
-class Blame(NamedTuple):
-    """An operation that does not follow a cut.
-
-    Attributes:
-        call: Its number in the trace.
-        stated: The axis in question and the size that the code states for it, or None where that is not known: the
-            running module may then state the width of what it is given.
-        reason: Why its axes freeze, if nothing helps.
-        in_turn: Whether its axes freeze one at a time, the last first, until the operation follows.
-        numbers: A fraction that the operation takes, before and after a cut.
-    """
-
-    call: int
-    stated: tuple[Slot, int] | None
-    reason: str
-    in_turn: bool = False
-    numbers: tuple[float, float] | None = None
-
-
-def slot_axis(analysis: Analysis, call: Call, slot: Slot) -> Axis | None:
-    """The axis that a slot is at an operation, or None where it has no such axis."""
-    if slot.output < 0:
-        value, dim = call.inputs[0], call.arguments["dim"]
-        axis = analysis.axes[value.index][dim]
-        before = analysis.coupling.split(axis, segment_start(call.arguments["start"], value.shape[dim]))
-        return None if before is None else before[0]
-    axes = analysis.axes.get(call.outputs[slot.output].index, ()) if slot.output < len(call.outputs) else ()
-    return axes[slot.dim] if slot.dim < len(axes) else None
-
-
 class _Attribute(NamedTuple):
     """An integer attribute of the module `level` steps above the running one, or of a child of that, by a dotted name.
 
-    It states the size of the axis in question; with `of_input`, of what is split into equal parts; with
+    It states the size of the axis in question; with `of_input`, of what is split; with
     `of_part`, of its factors that may shrink; with `given`, of a dimension of an input of that module.
     """
 
@@ -98,7 +61,9 @@ class Remedies:
 
     trace: Trace
     analysis: Analysis
-    _proportional: dict[tuple[object, ...], tuple[tuple[Source, tuple[int, ...]], ...]] = field(default_factory=dict)
+    _proportional: dict[tuple[object, ...], tuple[int, tuple[tuple[Source, tuple[int, ...]], ...]]] = field(
+        default_factory=dict
+    )
     _tried: dict[tuple[type, int, Slot], list[_Attribute | _Tie]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -203,6 +168,12 @@ class Remedies:
             if coupling.size(other) == whole and coupling.size(other, widths) == stated:
                 yield tie
         yield from self._nested(index, slot, axis, stated, widths)
+        # What is left of a width, as in `x.split([self.part, self.width - self.part])`.
+        source = self._split_axis(index, slot)
+        if source is not None:
+            yield from (
+                one._replace(of_input=True) for one in self._attributes(index, coupling.size(source), slot.output)
+            )
 
     def _nested(self, index: int, slot: Slot, axis: Axis, stated: int, widths: Mapping[int, int]) -> Iterator[_Tie]:
         """Widths of which the code takes a part: the whole one is the axis before this one times this one."""
@@ -234,9 +205,9 @@ class Remedies:
                         yield _Attribute(level, name, place)
 
     def _split_axis(self, index: int, slot: Slot) -> Axis | None:
-        """What an operation splits into equal parts, as in `x.split(self.width // 2)`; None for other operations."""
+        """What an operation splits, as in `x.split(self.width // 2)`; None for other operations."""
         call = self.trace.calls[index]
-        if call.op.overloadpacket.__name__ not in {"split", "unsafe_split"}:
+        if call.op.overloadpacket.__name__ not in {"split", "unsafe_split", "split_with_sizes"}:
             return None
         return self.analysis.axes[call.inputs[0].index][slot.dim]
 
@@ -298,12 +269,11 @@ class Remedies:
 
     def _rescale(self, peers: list[int], blame: Blame, widths: Mapping[int, int]) -> bool:
         """Let parameters make up for a number that follows a width; whether that can be done for all peers."""
-        coupling, calls = self.analysis.coupling, self.trace.calls
+        coupling = self.analysis.coupling
         if blame.numbers is None or blame.call in self.analysis.scales:
             return False
-        axes = self.analysis.axes[calls[blame.call].outputs[0].index]
-        for dim in reversed(range(len(axes))):
-            axis = coupling.resolve(axes[dim])
+        for place, width in enumerate(self._widths(blame.call)):
+            axis = coupling.resolve(width)
             # Of a sum of widths no single group decides the share.
             if not coupling.free(axis) or len(axis) != 1 or not all(isinstance(factor, int) for factor in axis[0]):
                 continue
@@ -311,31 +281,44 @@ class Remedies:
             if power is None:
                 continue
             for index in peers:
-                found = self._sources(index)
-                if found:
-                    one = self.analysis.axes[calls[index].outputs[0].index][dim]
-                    self.analysis.scales[index] = (one, power, found)
+                product, found = self._sources(index)
+                axes = self._widths(index)
+                if found and place < len(axes):
+                    self.analysis.scales[index] = Scale(axes[place], power, product, found)
             return blame.call in self.analysis.scales
         return False
 
-    def _sources(self, index: int) -> tuple[Source, ...]:
-        """What the operand of a multiplication is proportional to; of modules of one class it is found once."""
+    def _widths(self, index: int) -> list[Axis]:
+        """From which widths a number may be computed: what the product it scales summed over, those of its operand."""
+        call = self.trace.calls[index]
+        axes = list(reversed(self.analysis.axes[call.outputs[0].index]))
+        before = product_before(self.trace, call.inputs[0])
+        if before is not None:
+            axes.insert(0, self.analysis.axes[self.trace.calls[before].inputs[-2].index][-1])
+        return axes
+
+    def _sources(self, index: int) -> tuple[int, tuple[Source, ...]]:
+        """What makes up for a number at an operation, and where; of modules of one class it is found once."""
         call = self.trace.calls[index]
         inside = f"{call.module}." if call.module else ""
         key = (*self._key[index], tuple(value.shape for value in call.inputs))
         known = self._proportional.get(key)
         if known is not None:
+            ahead, parts = known
             shapes = {name: self.trace.tensors[name].shape for name in self.trace.tensors}
-            moved = tuple(Source(inside + one.tensor, one.rows) for one, _ in known)
-            if all(shapes.get(one.tensor) == shape for one, (_, shape) in zip(moved, known, strict=True)):
-                return moved
-        found = sources(self.trace, call.inputs[0])
+            moved = tuple(Source(inside + one.tensor, one.rows) for one, _ in parts)
+            if all(shapes.get(one.tensor) == shape for one, (_, shape) in zip(moved, parts, strict=True)):
+                return index + ahead, moved
+        product, found = making_up(self.trace, index)
         if all(one.tensor.startswith(inside) for one in found):
-            self._proportional[key] = tuple(
-                (Source(one.tensor.removeprefix(inside), one.rows), self.trace.tensors[one.tensor].shape)
-                for one in found
+            self._proportional[key] = (
+                product - index,
+                tuple(
+                    (Source(one.tensor.removeprefix(inside), one.rows), self.trace.tensors[one.tensor].shape)
+                    for one in found
+                ),
             )
-        return found
+        return product, found
 
     def _freeze_last(self, peers: list[int], blame: Blame) -> None:
         """Freeze the last free axis of an operation's output, and the same axis of its peers."""

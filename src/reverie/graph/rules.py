@@ -15,7 +15,7 @@ from reverie.graph.coupling import ONE, Axis, Coupling
 from reverie.graph.scales import Source
 from reverie.graph.trace import Call, Trace, Value
 
-__all__ = ["KERNEL", "POSITION", "RULES", "Analysis", "LayerNote", "Rule", "Step", "analyze", "register_rule"]
+__all__ = ["KERNEL", "POSITION", "RULES", "Analysis", "LayerNote", "Rule", "Scale", "Step", "analyze", "register_rule"]
 
 Rule: TypeAlias = Callable[["Step"], None]
 Packet: TypeAlias = torch._ops.OpOverloadPacket
@@ -67,6 +67,23 @@ class LayerNote:
     groups: Axis
 
 
+@dataclass(frozen=True)
+class Scale:
+    """A number that code computes as a power of a width.
+
+    Attributes:
+        axis: Whose size it is a power of.
+        power: Which.
+        product: Number of the operation in which it ends up.
+        sources: The parameters that make up for it.
+    """
+
+    axis: Axis
+    power: float
+    product: int
+    sources: tuple[Source, ...]
+
+
 @dataclass(eq=False)
 class Analysis:
     """What the rules found.
@@ -78,8 +95,7 @@ class Analysis:
         produced: (tensor, dimension) pairs whose positions are units that a layer makes.
         crossed: Axes that an operation runs across, computed anew over what stays, each with that operation.
         attributes: ("module.attribute", place in it) -> the axis whose size it states; a plain number has place 0.
-        scales: Number of an operation -> the axis from whose size the code computes its fraction, the power, and the
-            parameters that make up for it.
+        scales: Number of an operation -> from which width the code computes its fraction, and what makes up for it.
         layers: Convolutions and linear layers in order.
         unknown: Operations without a rule, each as "op in layer".
         births: Axis of a parameter or buffer, by its own name -> (tensor, dimension).
@@ -91,7 +107,7 @@ class Analysis:
     produced: set[tuple[str, int]] = field(default_factory=set)
     crossed: list[tuple[Axis, str]] = field(default_factory=list)
     attributes: dict[tuple[str, int], Axis] = field(default_factory=dict)
-    scales: dict[int, tuple[Axis, float, tuple[Source, ...]]] = field(default_factory=dict)
+    scales: dict[int, Scale] = field(default_factory=dict)
     layers: list[LayerNote] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     births: dict[Axis, tuple[str, int]] = field(default_factory=dict)
