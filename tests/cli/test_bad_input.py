@@ -140,7 +140,7 @@ def test_images_of_unknown_shape(weights: Path, refused: Callable[..., str], tmp
         (["--latency", "140%"], "at most 100%"),
         (["--size", "1"], "no unit"),
         (["--macs", "20ms"], "unknown unit"),
-        ([], "no budget"),
+        ([], "at least one budget"),
     ],
 )
 def test_a_budget_that_cannot_be_read(

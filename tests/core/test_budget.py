@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverie.core.budget import Budget, Quantity
+from reverie.core.budget import Budget, Quantity, read_budgets
 from reverie.core.errors import RangeError
 
 
@@ -67,3 +67,13 @@ def test_a_budget_reads_what_it_prints(quantity: Quantity, relative: bool, numbe
     again = Budget.parse(str(budget), quantity)
     assert again.relative == relative
     assert again.value == pytest.approx(budget.value, rel=1e-3)
+
+
+def test_budgets_are_read_together() -> None:
+    parsed = Budget("macs", 2e7, relative=False)
+    assert read_budgets(latency="60%", macs=parsed) == {
+        "latency": Budget("latency", 0.6, relative=True),
+        "macs": parsed,
+    }
+    with pytest.raises(RangeError, match="at least one budget"):
+        read_budgets()

@@ -6,7 +6,7 @@ from typing import Literal
 
 from reverie.core.errors import RangeError
 
-__all__ = ["QUANTITIES", "Budget", "Quantity"]
+__all__ = ["QUANTITIES", "Budget", "Quantity", "read_budgets"]
 
 Quantity = Literal["latency", "size", "macs"]
 QUANTITIES: tuple[Quantity, ...] = ("latency", "size", "macs")
@@ -81,3 +81,31 @@ class Budget:
             default=next(iter(UNITS[self.quantity].items())),
         )
         return f"{self.value / factor:.4g} {unit}"
+
+
+def read_budgets(
+    *, latency: Budget | str | None = None, size: Budget | str | None = None, macs: Budget | str | None = None
+) -> dict[Quantity, Budget]:
+    """The budgets that are given, by quantity.
+
+    Args:
+        latency: As a person writes it or read already; None where nothing is asked of it.
+        size: Likewise.
+        macs: Likewise.
+
+    Raises:
+        RangeError: None is given, or one cannot be read.
+
+    Example:
+        >>> read_budgets(latency="60%")
+        {'latency': Budget(quantity='latency', value=0.6, relative=True)}
+    """
+    given: dict[Quantity, Budget | str | None] = {"latency": latency, "size": size, "macs": macs}
+    found = {
+        quantity: Budget.parse(one, quantity) if isinstance(one, str) else one
+        for quantity, one in given.items()
+        if one is not None
+    }
+    if not found:
+        raise RangeError('nothing to meet: give at least one budget, such as latency="60%" (--latency 60%)')
+    return found

@@ -20,6 +20,14 @@ class Source:
         name: What a table calls it: `"dreams"`, `"noise"`, `"real"`.
         images: (n, c, h, w) uint8.
         labels: (n,) int64, or None where nobody knows them.
+
+    Raises:
+        ShapeError: The images are not uint8 (n, c, ...) with n >= 1, or the labels are not one for each.
+
+    Example:
+        >>> source = Source("real", torch.tensor([[[[0, 255]]]], dtype=torch.uint8))
+        >>> len(source), source.floats()
+        (1, tensor([[[[0., 1.]]]]))
     """
 
     name: str
@@ -76,6 +84,16 @@ class Source:
 
 
 def noise_source(*, count: int, image_shape: tuple[int, ...], seed: int) -> Source:
-    """Gaussian noise of mean 1/2 and deviation 1/4, clipped to [0, 1]: the control beside every data-free claim."""
+    """Gaussian noise of mean 1/2 and deviation 1/4, clipped to [0, 1]: the control beside every data-free claim.
+
+    Args:
+        count: Images, at least 1.
+        image_shape: (c, ...) of each.
+        seed: Of the noise.
+
+    Example:
+        >>> noise_source(count=2, image_shape=(1, 4, 4), seed=0).images.shape
+        torch.Size([2, 1, 4, 4])
+    """
     noise = torch.randn(count, *image_shape, generator=generator(seed, "noise"))
     return Source("noise", (noise * 63.75 + 127.5).round().clamp(0, 255).to(torch.uint8))

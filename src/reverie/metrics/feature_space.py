@@ -54,9 +54,21 @@ def layer_features(
 
     Shapes: images (n, c, ...) -> name: (n, ...) float32 on the CPU.
 
+    Args:
+        network: Takes images in [0, 1]; as before afterwards.
+        source: The images.
+        layers: Qualified names.
+        batch_size: Images at once, at least 1.
+
     Raises:
-        ReferenceNotFound: The network has none of these layers.
+        ReferenceNotFound: The network lacks one of these layers.
         RangeError: `batch_size` below 1.
+
+    Example:
+        >>> from reverie.core.source import noise_source
+        >>> noise = noise_source(count=3, image_shape=(1, 2, 2), seed=0)
+        >>> layer_features(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), noise, ["1"])["1"].shape
+        torch.Size([3, 4])
     """
     return _read(network, source, layers, batch_size=batch_size)
 

@@ -91,7 +91,7 @@ def inspection_text(found: Inspection) -> str:
     return (
         f"images {shape}, {count_text(counted.parameters)} parameters, {bytes_text(counted.size_bytes)}, "
         f"{count_text(counted.macs, 'MAC')}; {len(structure.free)} of {len(structure.groups)} sites may shrink, "
-        f"{len(structure.branches)} residual blocks may be bypassed"
+        f"{len(structure.branches)} residual block{'' if len(structure.branches) == 1 else 's'} may be bypassed"
     )
 
 

@@ -76,6 +76,15 @@ def save(network: ImageNetwork, folder: str | Path, *, record: Record, extra: Ma
         ReferenceNotFound: The network has no origin, so no record could rebuild it.
         VerificationFailed: Origin and record do not lead to the network's tensors; nothing is written.
         NotWritable: The folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from reverie.zoo.load import load
+        >>> network = load("zoo:fashion-vgg")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(network, folder, record=Record())
+        ...     load(folder).image_shape
+        (1, 28, 28)
     """
     if network.origin is None:
         raise ReferenceNotFound(

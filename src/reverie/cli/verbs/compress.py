@@ -10,8 +10,7 @@ from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.finish import finish
 from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
-from reverie.core.budget import Budget, Quantity
-from reverie.core.errors import RangeError
+from reverie.core.budget import read_budgets
 
 if TYPE_CHECKING:
     from reverie.compress.result import Compressed
@@ -40,12 +39,7 @@ class Limits:
         Raises:
             RangeError: Saying how to write one.
         """
-        given: dict[Quantity, str | None] = {"latency": self.latency, "size": self.size, "macs": self.macs}
-        budgets = [Budget.parse(text, quantity) for quantity, text in given.items() if text is not None]
-        if not budgets:
-            raise RangeError(
-                "no budget was given, so nothing would change. Give at least one, such as --latency 60% or --size 1MB."
-            )
+        read_budgets(**asdict(self))
 
 
 @Parameter(name="*")
