@@ -160,28 +160,32 @@ def test_what_is_left_of_a_budget_is_spent_and_nothing_kept_goes(study):
             wider = [one for one in study.problem.widths[site] if one > width]
             if wider and 0 not in (width, full.widths[site]):
                 grown = {**choice, site: choice[site] - 1}
-                cost = study._share("macs", study._cost("macs", grown))
+                cost = study._share("macs", study.problem.varying("macs", grown))
                 assert cost > share - 0.003 or cost < full.shares["macs"] + 0.003
 
 
-def test_slack_leads_to_other_plans_of_about_the_same_cost(study):
-    different = 0
-    for share in (0.9, 0.75, 0.6):
-        found = [study.solve({"macs": share}, spend="macs", slack=slack) for slack in (0.0, 0.05, 0.1, 0.2)]
-        assert all(one.shares["macs"] <= share * (1 + 1e-9) for one in found)
-        different += len({one.plan.digest() for one in found}) - 1
-        # Each keeps what the best plan of the lower budget keeps, and none claims to be better than it can be.
-        for one, slack in zip(found, (0.0, 0.05, 0.1, 0.2), strict=True):
-            base = study.solve({"macs": share * (1 - slack)}, gap=0.002)
-            assert all(one.widths[site] >= width for site, width in base.widths.items())
-            assert one.shares["macs"] >= base.shares["macs"] - 1e-9
-            assert one.allocation.lower_bound == found[0].allocation.lower_bound <= one.loss + 1e-12
-    assert different >= 1
-    # Where nothing is that much cheaper, it is as without slack.
-    with pytest.raises(BudgetInfeasible) as caught:
-        study.solve({"macs": 0.01})
-    lowest = caught.value.cheapest * 1.001
-    assert study.solve({"macs": lowest}, spend="macs", slack=0.5).plan == study.solve({"macs": lowest}).plan
+def test_beside_a_plan_are_all_that_differ_by_one_step_and_are_allowed(study):
+    found = study.solve({"macs": 0.6})
+    around = study.beside(found, {"size": 0.8})
+    assert len({one.plan.digest() for one in around}) == len(around) > 0
+    for one in around:
+        (site,) = [name for name, width in one.widths.items() if width != found.widths[name]]
+        options = study.problem.widths[site]
+        assert abs(options.index(one.widths[site]) - options.index(found.widths[site])) == 1
+        assert one.shares["size"] <= 0.8 + 1e-12
+        # Costs and losses are those of the same choice, found in the other way: as the only plan that there is.
+        only = [
+            replace(place, options=(place.options[one.allocation.choice[place.name]],)) for place in study.problem.sites
+        ]
+        assert one.loss == pytest.approx(sum(place.options[0].loss for place in only))
+        assert study.solve(one.shares).loss <= one.loss + 1e-12
+        assert one.allocation.lower_bound <= one.loss
+    # A block is bypassed in all its groups or in none, so no single step leads to it.
+    assert all(one.plan.bypassed == found.plan.bypassed for one in around)
+    unlimited = study.beside(found, {})
+    assert {one.plan.digest() for one in unlimited} >= {one.plan.digest() for one in around}
+    steps = sum((at > 0) + (at + 1 < len(study.problem.widths[site])) for site, at in found.allocation.choice.items())
+    assert len(unlimited) <= steps
 
 
 def test_a_network_in_which_nothing_can_be_decided_has_one_plan(study):

@@ -5,7 +5,7 @@ networks. So the solver's limit is moved until the plan it returns measures just
 handed back was itself measured to be within it, and one that is too near to the budget to tell is measured again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -14,12 +14,14 @@ from reverie.core.errors import BudgetInfeasible
 __all__ = ["Attempt", "meet_budget"]
 
 Solution = TypeVar("Solution")
+# What the solver was told, its solution, and the prediction.
+_Told = tuple[float, Solution, float]
 
 # Plans a few thousandths apart measure differently by as much: where a limit gives a plan that is known, those around
 # it are asked for, nearest first, up to this share away.
 NUDGE, FARTHEST = 0.003, 0.03
-# Shares of a limit that are left to be spent; each leads to another plan near it.
-SLACKS = (0.0, 0.02, 0.04, 0.06, 0.09, 0.13)
+# What is said of plans beside one that was measured holds where that one is no farther than this from what is aimed at.
+REACH, STEPS = 0.06, 2
 READINGS = 3
 
 
@@ -41,27 +43,28 @@ class Attempt(Generic[Solution]):
 
 
 def meet_budget(
-    solve: Callable[[float, float], tuple[Solution, float]],
+    solve: Callable[[float], tuple[Solution, float]],
     measure: Callable[[Solution], tuple[float, float]],
     *,
     budget: float,
     first_limit: float,
+    beside: Callable[[Solution], Iterable[tuple[Solution, float, float]]] = lambda _: (),
     tolerance: float = 0.03,
     attempts: int = 8,
 ) -> tuple[Attempt[Solution], tuple[Attempt[Solution], ...]]:
     """The solution that measures closest under the budget, and every attempt that was made.
 
     Higher predictions measure higher but for a percent or two, so the limit follows the line through the two attempts
-    around the budget, or the ratio of the nearest one; where that gives nothing new near it, other plans of about the
-    same cost are asked for, and then its neighborhood.
+    around the budget, or the ratio of the nearest one. Where that gives nothing new near it, the solutions beside those
+    that were measured are looked at: the one of least loss that should measure what is wanted.
 
     Args:
-        solve: Limit, share of it that is left to be spent -> (solution, its predicted cost); raises `BudgetInfeasible`
-            where the limit is out of reach.
+        solve: Limit -> (solution, its predicted cost); raises `BudgetInfeasible` where the limit is out of reach.
         measure: Solution -> its measured cost and half its 95 % interval, in the unit of `budget`. Where the budget is
             inside the interval it is called again, up to three times in all, and the mean counts.
         budget: Upper limit on the measured cost.
         first_limit: Where the solver starts, in predicted units.
+        beside: Solution -> others that differ little from it, each with its predicted cost and its loss.
         tolerance: Stop once the measured cost is within this share under the budget, in [0, 1).
         attempts: Turns at most.
 
@@ -69,15 +72,18 @@ def meet_budget(
         BudgetInfeasible: Even the cheapest solution measures above the budget; carries the lowest measured cost.
 
     Example:
-        >>> whole = lambda limit, slack: (int(limit), float(int(limit)))
+        >>> whole = lambda limit: (int(limit), float(int(limit)))
         >>> chosen, history = meet_budget(whole, lambda n: (1.1 * n, 0.0), budget=10.0, first_limit=10.0)
         >>> chosen.solution
         9
     """
     history: list[Attempt[Solution]] = []
-    limit = first_limit
+    limit, aim, near = first_limit, budget * (1 - tolerance / 2), tolerance / 2
     while len(history) < attempts:
-        found = _new(solve, limit, history, budget, near=tolerance / 2)
+        direct = _solved(solve, limit)
+        found: _Told[Solution] | None = direct
+        if history and (_known(direct, history) or abs(direct[2] - limit) > near * limit):
+            found = _from_beside(beside, history, aim, near=near) or _new(solve, limit, history, budget)
         if found is None:
             break
         told, solution, predicted = found
@@ -85,7 +91,7 @@ def meet_budget(
         history.append(attempt)
         if budget * (1 - tolerance) <= attempt.measured <= budget:
             break
-        limit = _corrected(history, budget * (1 - tolerance / 2))
+        limit = _corrected(history, aim)
     met = [attempt for attempt in history if attempt.measured <= budget]
     if not met:
         lowest = min(attempt.measured for attempt in history)
@@ -122,41 +128,64 @@ def _corrected(history: Sequence[Attempt[Solution]], aim: float) -> float:
     return nearest.predicted * aim / nearest.measured
 
 
-def _new(
-    solve: Callable[[float, float], tuple[Solution, float]],
-    limit: float,
+def _known(found: _Told[Solution], history: Sequence[Attempt[Solution]]) -> bool:
+    return any(attempt.predicted == found[2] for attempt in history)
+
+
+def _solved(solve: Callable[[float], tuple[Solution, float]], limit: float) -> _Told[Solution]:
+    """The limit that was told, the solution, and its prediction."""
+    try:
+        return limit, *solve(limit)
+    except BudgetInfeasible as infeasible:
+        if limit >= infeasible.cheapest:
+            raise
+        # Below the cheapest prediction there is nothing to try but the cheapest itself.
+        told = infeasible.cheapest * (1 + 1e-9)
+        return told, *solve(told)
+
+
+def _from_beside(
+    beside: Callable[[Solution], Iterable[tuple[Solution, float, float]]],
     history: Sequence[Attempt[Solution]],
-    budget: float,
+    aim: float,
     *,
     near: float,
-) -> tuple[float, Solution, float] | None:
-    """A plan that was not measured, with its limit: the first near what was asked for, else the nearest, if any."""
-    nearest: tuple[float, Solution, float] | None = None
-    for tried, slack in _around(limit, history, budget):
-        told = tried
-        try:
-            solution, predicted = solve(told, slack)
-        except BudgetInfeasible as infeasible:
-            if told >= infeasible.cheapest:
-                raise
-            # Below the cheapest prediction there is nothing to try but the cheapest itself.
-            told = infeasible.cheapest * (1 + 1e-9)
-            solution, predicted = solve(told, slack)
-        if any(attempt.predicted == predicted for attempt in history):
-            continue
-        if nearest is None or abs(predicted - limit) < abs(nearest[2] - limit):
-            nearest = told, solution, predicted
-        if abs(nearest[2] - limit) <= near * limit:
-            break
-    return nearest
+) -> _Told[Solution] | None:
+    """A solution one or two steps from an attempt: of those that should measure near the aim, the one of least loss."""
+    starts = [
+        (attempt.measured / attempt.predicted, attempt.solution)
+        for attempt in history
+        if abs(attempt.measured - aim) <= REACH * aim
+    ]
+    for _ in range(STEPS):
+        inside: list[tuple[float, _Told[Solution]]] = []
+        reached: list[tuple[float, Solution]] = []
+        for scale, start in starts:
+            for solution, predicted, loss in beside(start):
+                told = (predicted, solution, predicted)
+                reached.append((scale, solution))
+                if abs(scale * predicted - aim) <= near * aim and not _known(told, history):
+                    inside.append((loss, told))
+        if inside:
+            return min(inside, key=lambda one: one[0])[1]
+        starts = reached
+    return None
 
 
-def _around(limit: float, history: Sequence[Attempt[Solution]], budget: float) -> Iterator[tuple[float, float]]:
-    """Limits and slacks to try in turn: the limit itself, then nearest first, and rather up from a plan within."""
-    yield from ((limit, slack) for slack in SLACKS)
-    nearest = min(history, key=lambda one: abs(one.predicted - limit), default=None)
-    if nearest is None:
-        return
+def _new(
+    solve: Callable[[float], tuple[Solution, float]], limit: float, history: Sequence[Attempt[Solution]], budget: float
+) -> _Told[Solution] | None:
+    """What the nearest limit gives that was not measured; None where there is nothing."""
+    for tried in _around(limit, history, budget):
+        found = _solved(solve, tried)
+        if not _known(found, history):
+            return found
+    return None
+
+
+def _around(limit: float, history: Sequence[Attempt[Solution]], budget: float) -> list[float]:
+    """Limits to try in turn, nearest first, and rather up where the nearest plan was within the budget."""
+    nearest = min(history, key=lambda one: abs(one.predicted - limit))
     up = 1 if nearest.measured <= budget else -1
-    for step in range(1, round(FARTHEST / NUDGE) + 1):
-        yield from ((limit * (1 + side * step * NUDGE), 0.0) for side in (up, -up))
+    steps = [side * step * NUDGE for step in range(1, round(FARTHEST / NUDGE) + 1) for side in (up, -up)]
+    return [limit, *(limit * (1 + step) for step in steps)]

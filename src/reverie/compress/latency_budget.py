@@ -65,9 +65,14 @@ def meet_latency(
     """
     timings: dict[str, Timing] = {}
 
-    def solve(limit: float, slack: float) -> tuple[Solution, float]:
-        found = study.solve({**limits, "latency": limit}, spend="latency", slack=slack, gap=1e-4)
+    others = {column: share for column, share in limits.items() if column != "latency"}
+
+    def solve(limit: float) -> tuple[Solution, float]:
+        found = study.solve({**others, "latency": limit}, spend="latency", gap=1e-4)
         return found, found.shares["latency"]
+
+    def beside(solution: Solution) -> list[tuple[Solution, float, float]]:
+        return [(one, one.shares["latency"], one.loss) for one in study.beside(solution, others)]
 
     def measured(solution: Solution) -> tuple[float, float]:
         timing = timings[solution.plan.digest()] = measure(solution.plan)
@@ -75,7 +80,15 @@ def meet_latency(
         return timing.ratio_median, timing.ratio_error
 
     aim = limits["latency"] * (1 - margin)
-    best, tried = meet_budget(solve, measured, budget=aim, first_limit=aim, tolerance=LEAST - margin, attempts=attempts)
+    best, tried = meet_budget(
+        solve,
+        measured,
+        budget=aim,
+        first_limit=aim,
+        beside=beside,
+        tolerance=LEAST - margin,
+        attempts=attempts,
+    )
     on_event(Event("measuring plans", len(timings), len(timings)))
     turns = tuple(Attempted(one.predicted, one.measured) for one in tried)
     return Met(best.solution, timings[best.solution.plan.digest()], turns)

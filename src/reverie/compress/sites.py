@@ -95,6 +95,16 @@ class Problem:
         double = sum(float(pair.costs[column][0, 0]) for pair in self.pairs if column in pair.costs)
         return self.fixed.get(column, 0.0) + single + double
 
+    def varying(self, column: str, choice: Mapping[str, int]) -> float:
+        """The part of a cost that options decide, where each site has the option of this index."""
+        single = sum(site.options[choice[site.name]].costs.get(column, 0.0) for site in self.sites)
+        double = (
+            float(pair.costs[column][choice[pair.site_a], choice[pair.site_b]])
+            for pair in self.pairs
+            if column in pair.costs
+        )
+        return single + sum(double)
+
     def chosen(self, allocation: Allocation) -> dict[str, int]:
         """Site -> units kept."""
         return {site: self.widths[site][option] for site, option in allocation.choice.items()}

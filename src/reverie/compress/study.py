@@ -21,7 +21,7 @@ from reverie.compress.latencies import cost_columns
 from reverie.compress.options import Option, PairCost, Site
 from reverie.compress.plan import Plan
 from reverie.compress.sites import BYPASS, LayerCost, Problem, Sites, build_problem
-from reverie.compress.spend import spent
+from reverie.compress.spend import beside, spent
 from reverie.core.errors import BudgetInfeasible, CorruptFile, RangeError, ReferenceNotFound
 from reverie.core.store import read_json, write_json
 from reverie.cost.latency import LatencyTable
@@ -85,13 +85,7 @@ class Study:
         return tuple(self.problem.fixed)
 
     def solve(
-        self,
-        shares: Mapping[str, float],
-        *,
-        spend: str | None = None,
-        slack: float = 0.0,
-        gap: float = 0.0,
-        seconds: float = 60.0,
+        self, shares: Mapping[str, float], *, spend: str | None = None, gap: float = 0.0, seconds: float = 60.0
     ) -> Solution:
         """The plan of least loss within shares of the teacher's costs.
 
@@ -99,7 +93,6 @@ class Study:
             shares: Column -> upper limit as a share of the teacher's, above 0.
             spend: Column whose share is used up: where the plan of least loss leaves some of it, units are given back
                 until it is as near as it can be. Nothing that the plan keeps goes. None leaves it.
-            slack: As for `spent`.
             gap: As for `allocate`.
             seconds: As for `allocate`.
 
@@ -119,7 +112,7 @@ class Study:
                 return self._nothing(budgets)
             found = allocate(self.problem.sites, self.problem.pairs, budgets=budgets, gap=gap, seconds=seconds)
             if spend is not None:
-                found = spent(self.problem, found, budgets, column=spend, slack=slack)
+                found = spent(self.problem, found, budgets, column=spend)
         except BudgetInfeasible as infeasible:
             cheapest = self._share(infeasible.budget, infeasible.cheapest)
             raise BudgetInfeasible(
@@ -129,6 +122,11 @@ class Study:
                 budget=infeasible.budget,
             ) from infeasible
         return self._solution(found)
+
+    def beside(self, found: Solution, shares: Mapping[str, float]) -> tuple[Solution, ...]:
+        """The plans one step of one site away from a plan, within shares of the teacher's costs; see `spend.beside`."""
+        budgets = {column: self._sum(column, share) for column, share in shares.items()}
+        return tuple(self._solution(one) for one in beside(self.problem, found.allocation, budgets))
 
     def frontier(self, column: str, shares: Sequence[float], *, gap: float = 1e-3) -> tuple[Solution, ...]:
         """The plans for several shares of one cost; those out of reach are left out."""
@@ -281,17 +279,8 @@ class Study:
     def _solution(self, found: Allocation) -> Solution:
         widths = self.problem.chosen(found)
         variances = [self.errors.get((site, width), 0.0) ** 2 for site, width in widths.items()]
-        shares = {column: self._share(column, self._cost(column, found.choice)) for column in self.columns}
+        shares = {column: self._share(column, self.problem.varying(column, found.choice)) for column in self.columns}
         return Solution(self.plan(widths), widths, shares, found.loss, sum(variances) ** 0.5, found)
-
-    def _cost(self, column: str, choice: Mapping[str, int]) -> float:
-        single = sum(site.options[choice[site.name]].costs.get(column, 0.0) for site in self.problem.sites)
-        double = (
-            float(pair.costs[column][choice[pair.site_a], choice[pair.site_b]])
-            for pair in self.problem.pairs
-            if column in pair.costs
-        )
-        return single + sum(double)
 
 
 def study_of(
