@@ -37,6 +37,14 @@ class Parallel(nn.Module):
         return self.body(x)
 
 
+def distributed() -> nn.Module:
+    """As it is inside a group of processes, which a test does not start."""
+    wrapper = object.__new__(nn.parallel.DistributedDataParallel)
+    nn.Module.__init__(wrapper)
+    wrapper.module = net()
+    return wrapper
+
+
 def scripted() -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -81,6 +89,11 @@ def spread() -> nn.Module:
 NETWORKS = [
     (lambda: nn.DataParallel(net()), "the network is wrapped in DataParallel. Pass what is inside: model.module"),
     (Parallel, "body is wrapped in DataParallel. Pass what is inside: model.body.module"),
+    (distributed, "the network is wrapped in DistributedDataParallel. Pass what is inside: model.module"),
+    (
+        lambda: nn.Sequential(torch.compile(net(), backend="eager")),
+        "0 is wrapped in OptimizedModule. Pass what is inside",
+    ),
     (lambda: torch.compile(net(), backend="eager"), "wrapped in OptimizedModule. Pass what is inside: model._orig_mod"),
     (compiled_in_place, "3 is compiled in place (model.3.compile())"),
     (scripted, "0 is compiled TorchScript (TopLevelTracedModule)"),
@@ -138,6 +151,24 @@ class Choosing(nn.Module):
         return self.second(inner if inner.sum() > 0 else -inner)
 
 
+class Elsewhere(Choosing):
+    """Computes with NumPy what it could compute with PyTorch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.from_numpy(np.tanh(self.first(x).detach().numpy())))
+
+
+class Around(nn.Module):
+    """One block that is at fault."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
 class Wrong(nn.Module):
     """A layer that is handed another width than it takes."""
 
@@ -153,12 +184,19 @@ class Wrong(nn.Module):
     ("whole", "example", "error", "message"),
     [
         (Choosing(), torch.randn(2, 4), UnsupportedOp, "values"),
+        (Around(Choosing()), torch.randn(2, 4), UnsupportedOp, r"in block it reads values .* Move that decision out"),
+        (
+            Around(Elsewhere()),
+            torch.randn(2, 4),
+            UnsupportedOp,
+            r"in block \(Elsewhere\), .* leaves PyTorch by numpy\(\)",
+        ),
         (Wrong(), torch.randn(2, 4), ShapeError, r"second|first"),
         (net(), torch.randn(2, 1, 4, 4), ShapeError, r"\(2, 1, 4, 4\)"),
         (net(), torch.randn(2, 3, 9, 9), ShapeError, r"\(2, 3, 9, 9\)"),
         (net(), torch.zeros(2, 3, 4, 4, dtype=torch.uint8), ShapeError, r"Give an example batch"),
     ],
-    ids=["control flow", "widths", "channels", "size", "integers"],
+    ids=["control flow", "control flow in a block", "numpy", "widths", "channels", "size", "integers"],
 )
 def test_what_only_shows_when_it_runs(whole, example, error: type[ReverieError], message: str):
     whole.train()
@@ -217,6 +255,16 @@ def test_what_is_fine_is_cut_and_stays_as_it_is(build, example: Tensor):
     settled = lively(whole)
     found = cut(settled, structure, kept)[0].eval()(example)
     torch.testing.assert_close(found, surviving(settled, record, example), rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_on_meta_is_probed_and_cut_but_not_run():
+    real, bare = net(), net().to("meta")
+    structure = probe(bare, batch().to("meta"))
+    assert structure == probe(real, batch())
+    small, _ = cut(bare, structure, {"0": [1, 4]})
+    assert small[0].weight.shape == (2, 3, 3, 3)
+    with pytest.raises(UnsupportedOp, match=r"0\.weight lies on meta, .* Build it on another device"):
+        certify(bare, structure, batch().to("meta"))
 
 
 def test_shared_weights_stay_shared():

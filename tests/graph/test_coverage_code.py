@@ -100,6 +100,12 @@ CODE: dict[str, tuple[Callable[[], nn.Module], int]] = {
         lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1)),
         8,
     ),
+    "that pool behind a normalization": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1), nn.Flatten()
+        ),
+        6,
+    ),
 }  # fmt: skip
 
 

@@ -53,6 +53,7 @@ def certify(model: nn.Module, structure: Structure, example: Example, *, seed: i
 
     Raises:
         ShapeError: The structure belongs to a network of other widths.
+        UnsupportedOp: The network lies on the device meta, where there are no numbers to run it on.
 
     Example:
         >>> from reverie.graph import probe
@@ -62,6 +63,7 @@ def certify(model: nn.Module, structure: Structure, example: Example, *, seed: i
 
     Fails when: the network is random in evaluation mode; then every group fails.
     """
+    _check_numbers(model)
     batch = _noise(example, seed)
     subject = _subject(model, batch, seed)
     wanted = outputs(subject, batch)
@@ -79,6 +81,15 @@ def certify(model: nn.Module, structure: Structure, example: Example, *, seed: i
         failed = _failing([group for group in groups if group.name not in reasons], holds)
         reasons.update(dict.fromkeys(failed, f"not certified: {reason}"))
     return structure.freezing(reasons)
+
+
+def _check_numbers(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise UnsupportedOp(
+                f"{name} lies on meta, where there are no numbers, and certify runs the network. Build it on another "
+                "device; cut the one on meta by the structure certified there."
+            )
 
 
 @dataclass(frozen=True)

@@ -173,11 +173,19 @@ def record(model: nn.Module, example: Example) -> Trace:
         ) from failure
     if refusal.module:
         place = f"in {refusal.module} ({type(trace.model.get_submodule(refusal.module)).__name__}), {place}"
+    if refusal.function in _LEAVING:
+        raise UnsupportedOp(
+            f"cannot trace {type(model).__name__}: {place}, it leaves PyTorch by {refusal.function}(), and what "
+            "becomes of its numbers cannot be followed. Compute this with operations of PyTorch."
+        ) from failure
     shapes = " and ".join(str(tuple(one.shape)) for one in positional(example) if isinstance(one, Tensor))
     raise ShapeError(
         f"{type(model).__name__} cannot run on a batch of shape {shapes}: it stopped {place} "
         f"({type(failure).__name__}: {failure}). Give an example batch that the network accepts."
     ) from failure
+
+
+_LEAVING = {"numpy", "__array__", "__dlpack__", "data_ptr"}
 
 
 def attempt(
