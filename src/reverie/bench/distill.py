@@ -43,7 +43,7 @@ SEEDS = 3
 FASHION_STUDENT = "reverie.zoo.networks:CifarResNet(widths=[22, 34, 44], in_channels=1)"
 RESNET56 = "reverie.zoo.networks:CifarResNet(blocks=9, shortcut='pad')@data/cifar10_resnet56.safetensors"
 RESNET20 = "reverie.zoo.networks:CifarResNet(shortcut='pad')"
-CUT = {"dreams": 2048, "dream_steps": 60, "teach_steps": 2000}
+CUT = {"dreams": 1024, "dream_steps": 60, "teach_steps": 2000}
 
 
 def _cifar(part: str) -> Source:
@@ -73,6 +73,7 @@ def _cut(on_event: Listener) -> Mapping[str, Measured]:
             student,
             source,
             features=features,
+            feature_weight=100.0,
             steps=CUT["teach_steps"],
             learning_rate=0.05,
             seed=seed,
@@ -247,9 +248,9 @@ DISTILL: tuple[Job, ...] = (
             student=RESNET20,
             test=lambda: _cifar("test"),
             real=lambda: _cifar("train"),
-            dreams=3072,
+            dreams=1024,
             dream_steps=60,
-            teach_steps=4000,
+            teach_steps=2000,
         ),
     ),
     Job(

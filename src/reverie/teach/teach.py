@@ -21,7 +21,7 @@ from reverie.core.environment import environment
 from reverie.core.errors import FolderInUse, RangeError, ReferenceNotFound, ShapeError
 from reverie.core.events import Listener, silent
 from reverie.core.network import ImageNetwork, as_network
-from reverie.core.run_folder import RUN_FORMAT, RunFolder, open_run
+from reverie.core.run_folder import RUN_FILE, RUN_FORMAT, RunFolder, open_run
 from reverie.core.source import Source, noise_source
 from reverie.core.store import read_json, write_bytes, write_json
 from reverie.cost.onnx import check_onnx, export_onnx
@@ -115,7 +115,7 @@ def teach(
     batch_size: int = 64,
     learning_rate: float = 0.05,
     weight_decay: float = 5e-4,
-    feature_weight: float = 30.0,
+    feature_weight: float = 100.0,
     control: bool = True,
     seed: int = 0,
     on_event: Listener = silent,
@@ -343,4 +343,4 @@ def _write(result: Taught, folder: Path, config: Mapping[str, Any]) -> None:
         save(result.network, folder, record=Record())
     write_bytes(folder / "model.onnx", result.onnx)
     head = {"format": RUN_FORMAT, "verb": "distill", "config": dict(config), "finished": True}
-    write_json(folder / "run.json", head | environment() | {"figures": result.figures()})
+    write_json(folder / RUN_FILE, head | environment() | {"figures": result.figures()})

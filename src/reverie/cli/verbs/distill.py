@@ -10,7 +10,7 @@ from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.dreamt import bank_folder
 from reverie.cli.finish import finish
-from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network, own_images
 from reverie.core.errors import RangeError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Images:
     """Which images teach, and which are compared with or counted.
 
     Attributes:
-        source: Your own images in place of dreams: a folder or an .npz file as for --test-set.
+        source: Your own images in place of dreams: a folder of image files, or an .npz file; labels are not read.
         bank: A finished bank of this teacher's dreams, or the folder of the run that dreamed it, in place of new ones.
         route: How dreams are made: their pixels, by a generator, or in rounds where the student still errs.
         real: Real images to compare with: a student is also taught on as many of these as there are dreams.
@@ -63,7 +63,7 @@ class Lessons:
     batch_size: int = 64
     learning_rate: float = 0.05
     weight_decay: float = 5e-4
-    feature_weight: float = 30.0
+    feature_weight: float = 100.0
     control: Annotated[bool, Parameter(negative="--no-control")] = True
     seed: int = 0
 
@@ -106,10 +106,8 @@ def distill(
     if seeds < 1:
         raise RangeError(f"--seeds is a number of students and at least 1, got {seeds}")
     network = load_network(teacher, loading)
-    own, real, test = (
-        None if named is None else labeled_images(named, network)
-        for named in (images.source, images.real, images.test_set)
-    )
+    own, real = (None if named is None else own_images(named, network) for named in (images.source, images.real))
+    test = None if images.test_set is None else labeled_images(images.test_set, network)
     from reverie.teach import adaptive_route, generator_route, pixel_route, start_student, teach
 
     routes = {"pixels": pixel_route, "generator": generator_route, "adaptive": adaptive_route}
