@@ -164,7 +164,9 @@ def _unlike(name: str, other: str) -> tuple[int, int]:
     return -shared, abs(len(name) - len(other))
 
 
-def stage_matches(teacher: nn.Module, student: nn.Module, images: Tensor, *, weight: float = 100.0) -> tuple[Match, ...]:
+def stage_matches(
+    teacher: nn.Module, student: nn.Module, images: Tensor, *, weight: float = 100.0
+) -> tuple[Match, ...]:
     """The last feature map of each resolution of the teacher beside the student's, weights adding up to `weight`.
 
     Layers are read as they run, so the choice follows the networks and not their classes; where widths differ, the

@@ -66,6 +66,11 @@ def assign(around: Tensor, truth: Truth, *, threshold: float = 0.5) -> Tensor:
 
     An anchor answers for the object that it overlaps most, by the threshold at least; and each object has the anchor
     that overlaps it most, whatever that overlap.
+
+    Args:
+        around: (anchors, 4), the anchors as boxes.
+        truth: What is in the image.
+        threshold: Least overlap, in (0, 1].
     """
     if len(truth.boxes) == 0:
         return torch.full((len(around),), -1)
@@ -77,7 +82,15 @@ def assign(around: Tensor, truth: Truth, *, threshold: float = 0.5) -> Tensor:
 
 
 def suppress(boxes: Tensor, scores: Tensor, *, threshold: float = 0.45, most: int = 50) -> Tensor:
-    """Indices of boxes to keep, surest first: those that overlap a surer one by more than the threshold go."""
+    """Indices of boxes to keep, surest first: those that overlap a surer one by more than the threshold go.
+
+    Shapes: boxes (k, 4), scores (k,) -> (kept,) int64, at most `most` of them.
+
+    Example:
+        >>> boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.9], [5.0, 5.0, 6.0, 6.0]])
+        >>> suppress(boxes, torch.tensor([0.8, 0.9, 0.3]))
+        tensor([1, 2])
+    """
     order = scores.argsort(descending=True, stable=True)[: 8 * most]
     shared = overlaps(boxes[order], boxes[order])
     kept: list[int] = []

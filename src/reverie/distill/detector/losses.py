@@ -65,6 +65,12 @@ def detection_loss(logits: Tensor, boxes: Tensor, around: Tensor, assigned: Assi
 
     Shapes: logits (n, anchors, classes + 1), the background last; boxes (n, anchors, 4) -> scalar.
 
+    Args:
+        logits: Of the detector.
+        boxes: What it predicts.
+        around: (anchors, 4), the anchors as boxes.
+        assigned: Which anchors answer for which objects.
+
     Reference: Liu et al., 2016, arXiv:1512.02325, equation 1.
     """
     background = logits.shape[2] - 1
@@ -91,6 +97,12 @@ def class_loss(logits: Tensor, teacher_logits: Tensor, assigned: Assigned, *, te
     The teacher gives the background no probability. 0 where no anchor answers for anything.
 
     Shapes: logits (n, anchors, classes + 1), the background last; teacher_logits (objects, classes) -> scalar.
+
+    Args:
+        logits: Of the detector.
+        teacher_logits: The classifier's, of the crop of each object.
+        assigned: Which anchors answer for which objects.
+        temperature: Divides the logits, above 0.
 
     Raises:
         RangeError: The temperature is not above 0.
