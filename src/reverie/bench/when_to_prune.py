@@ -45,7 +45,7 @@ class Setting:
     batch_size: int = 64
     learning_rate: float = 0.1
     kept: float = 0.5
-    seeds: int = 3
+    seeds: int = 2
     widths: tuple[int, int, int] = (16, 32, 64)
 
 
