@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound, ReverieError, ShapeError
-from reverie.zoo.datasets import folder_source
+from reverie.zoo.datasets import folder_source, unlabeled_source
 from reverie.zoo.datasets import test_set as embedded_test_set
 
 SHAPE = (3, 4, 5)
@@ -139,3 +139,21 @@ def test_pictures_for_a_network_of_signals_are_refused(tmp_path: Path) -> None:
         ShapeError, match=r"would hold pictures \(channels, height, width\), the network takes \(2, 9\)"
     ):
         folder_source(tmp_path, image_shape=(2, 9))
+
+
+def test_images_without_labels_at_any_depth(tmp_path: Path) -> None:
+    pixels = image_folder(tmp_path)
+    (tmp_path / "dog" / "x.png").rename(tmp_path / "here.PNG")
+    (tmp_path / "notes.txt").write_text("not an image")
+    source = unlabeled_source(tmp_path, image_shape=SHAPE)
+    assert source.labels is None
+    assert torch.equal(source.images, torch.from_numpy(pixels[[2, 1, 0]]).permute(0, 3, 1, 2))
+    np.savez(tmp_path / "own.npz", images=IMAGES)
+    assert len(unlabeled_source(tmp_path / "own.npz", image_shape=SHAPE)) == 2
+    with pytest.raises(ShapeError, match="3 channels"):
+        unlabeled_source(tmp_path, image_shape=(3, 8, 8))
+    with pytest.raises(CorruptFile, match=r"It needs arrays named images\."):
+        unlabeled_source(tmp_path / "notes.txt", image_shape=SHAPE)
+    for path, sentence in ((tmp_path / "dog", "holds no image files"), (tmp_path / "none", "no images .*none")):
+        with pytest.raises(ReferenceNotFound, match=sentence):
+            unlabeled_source(path, image_shape=SHAPE)

@@ -23,7 +23,6 @@ from reverie.core.events import Listener
 
 __all__ = ["DREAM"]
 
-Measure = Callable[[Listener], Mapping[str, Measured]]
 PASSES = "bare passes"
 LITE0 = "zoo:imagenet-efficientnet-lite0"
 

@@ -354,13 +354,13 @@ def _features(network: "ImageNetwork", where: str, shape: tuple[int, ...], count
     """What the network, or its layer, makes of real images."""
     import torch
 
-    from reverie.cli.loading import labeled_images
+    from reverie.cli.loading import own_images
     from reverie.core.modes import frozen
 
     if Path(where).suffix.lower() in PICTURES:
         images = _picture(Path(where), shape)
     else:
-        images = labeled_images(where, network).floats(slice(0, count))
+        images = own_images(where, network).floats(slice(0, count))
     if tuple(images.shape[1:]) != shape:
         raise ShapeError(f"{where} holds images {tuple(images.shape[1:])}, the dreams are {shape}: resize one of them")
     with frozen(network), torch.no_grad():

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from reverie.core.network import ImageNetwork
     from reverie.core.source import Source
 
-__all__ = ["AS_STATED", "Loading", "labeled_images", "load_network"]
+__all__ = ["AS_STATED", "Loading", "labeled_images", "load_network", "own_images"]
 
 
 @Parameter(name="*")
@@ -73,3 +73,12 @@ def labeled_images(reference: str, network: "ImageNetwork") -> "Source":
         network.check_images(source.images)
         return source
     return folder_source(reference, image_shape=network.image_shape, class_names=network.class_names)
+
+
+def own_images(reference: str, network: "ImageNetwork") -> "Source":
+    """Images whose labels nobody reads: `zoo:NAME`, a folder of image files, or an .npz file."""
+    from reverie.zoo.datasets import unlabeled_source
+
+    if reference.startswith("zoo:"):
+        return labeled_images(reference, network)
+    return unlabeled_source(reference, image_shape=network.image_shape)

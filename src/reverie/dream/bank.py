@@ -35,6 +35,12 @@ class Bank:
         config: What was asked, as JSON values.
         folder: Where it is kept, or None: in memory.
         teacher_sha256: Which weights were dreamed of, where that is known.
+
+    Example:
+        >>> images, labels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1])
+        >>> bank = Bank(images, labels, torch.tensor([[3.0, 0.0], [2.0, 0.0]]), torch.arange(2), {})
+        >>> len(bank), bank.agrees.tolist()
+        (2, [True, False])
     """
 
     images: Tensor

@@ -134,6 +134,11 @@ def published_recipe(network: nn.Module, *, image_shape: Sequence[int]) -> Recip
 def white_noise(seeds: Sequence[int], image_shape: Sequence[int], *, device: torch.device | None = None) -> PixelCanvas:
     """Pixels that begin as normal noise of deviation 1/4 around 1/2, each image from a seed of its own.
 
+    Args:
+        seeds: One per image.
+        image_shape: (c, length), (c, h, w) or (c, d, h, w).
+        device: Where the pixels live; the noise is the same everywhere.
+
     Example:
         >>> white_noise([0, 1], (3, 8, 8)).images().shape
         torch.Size([2, 3, 8, 8])

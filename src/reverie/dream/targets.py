@@ -25,6 +25,11 @@ class Draw(Protocol):
 def balanced_targets(count: int, classes: int, *, seed: int) -> Tensor:
     """(count,) int64: every class in turn, in an order drawn from the seed, so counts differ by at most one.
 
+    Args:
+        count: Of images, at least 1.
+        classes: How many there are, at least 1.
+        seed: Of the order.
+
     Example:
         >>> balanced_targets(6, 3, seed=0).bincount()
         tensor([2, 2, 2])
@@ -35,6 +40,11 @@ def balanced_targets(count: int, classes: int, *, seed: int) -> Tensor:
 
 def random_targets(count: int, classes: int, *, seed: int) -> Tensor:
     """(count,) int64: every class with the same probability, each image on its own.
+
+    Args:
+        count: Of images, at least 1.
+        classes: How many there are, at least 1.
+        seed: Of the draw.
 
     Example:
         >>> bool((random_targets(1000, 4, seed=0).bincount() > 200).all())

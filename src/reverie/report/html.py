@@ -19,7 +19,8 @@ __all__ = ["compression_report"]
 
 LOOP = (
     "The solver works with a table of measured layers; what counts is the whole network, measured beside the teacher. "
-    "Each turn moves the solver's limit until that is within the budget. Shares are of the teacher's latency."
+    "Each turn moves the solver's limit until that is within the budget; of the turns within it, the one that measures "
+    "highest is handed over. Shares are of the teacher's latency."
 )
 
 

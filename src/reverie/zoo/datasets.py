@@ -1,4 +1,4 @@
-"""Labeled images to measure with: the embedded test set, and folders or arrays of the user's own."""
+"""Images of the user's own, labeled or not, from folders or arrays; and the embedded test set."""
 
 import difflib
 import io
@@ -6,16 +6,18 @@ import zipfile
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound, ShapeError
 from reverie.core.source import Source
 
-__all__ = ["folder_source", "test_set", "test_set_names"]
+__all__ = ["folder_source", "test_set", "test_set_names", "unlabeled_source"]
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
 MODES = {1: ("L", "1"), 3: ("RGB", "P")}
@@ -59,15 +61,43 @@ def folder_source(path: str | Path, *, image_shape: Sequence[int], class_names: 
         ShapeError: An image has another size or number of channels.
         RangeError: A label or a subfolder names no class.
     """
-    path = Path(path)
-    shape = tuple(image_shape)
-    if len(shape) != 3:
-        raise ShapeError(f"{path} would hold pictures (channels, height, width), the network takes {shape}")
+    path, shape = Path(path), _picture_shape(path, image_shape)
     if path.is_dir():
         return _from_folders(path, shape, tuple(class_names))
     if not path.exists():
         raise ReferenceNotFound(f"no test set {path}. Give a folder with one subfolder per class, or an .npz file.")
-    return _from_arrays(path, shape, tuple(class_names))
+    images, labels = _read_arrays(path, ("images", "labels"))
+    return Source("real", _checked_images(path, images, shape), _checked_labels(path, labels, images, class_names))
+
+
+def unlabeled_source(path: str | Path, *, image_shape: Sequence[int]) -> Source:
+    """The user's own images, whatever their labels.
+
+    Args:
+        path: A folder of image files, at any depth; or an `.npz` file with `images`, uint8 (n, c, h, w) or (n, h, w).
+        image_shape: (channels, height, width) of every image; nothing is resized.
+
+    Raises:
+        ReferenceNotFound: There is no such folder or file, or it holds no images.
+        CorruptFile: An image cannot be read.
+        ShapeError: An image has another size or number of channels.
+    """
+    path, shape = Path(path), _picture_shape(path, image_shape)
+    if not path.exists():
+        raise ReferenceNotFound(f"no images {path}. Give a folder of image files, or an .npz file.")
+    if not path.is_dir():
+        return Source("real", _checked_images(path, _read_arrays(path, ("images",))[0], shape))
+    files = sorted(entry for entry in path.rglob("[!.]*") if entry.suffix.lower() in IMAGE_ENDINGS)
+    if not files:
+        raise ReferenceNotFound(f"{path} holds no image files. Give a folder of them, or an .npz file.")
+    return Source("real", torch.stack([_read_image(file, shape) for file in files]))
+
+
+def _picture_shape(path: str | Path, image_shape: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(image_shape)
+    if len(shape) != 3:
+        raise ShapeError(f"{path} would hold pictures (channels, height, width), the network takes {shape}")
+    return shape
 
 
 def _from_folders(path: Path, shape: tuple[int, ...], class_names: tuple[str, ...]) -> Source:
@@ -111,16 +141,20 @@ def _read_image(file: Path, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(pixels).view(height, width, channels).permute(2, 0, 1).contiguous()
 
 
-def _from_arrays(path: Path, shape: tuple[int, ...], class_names: tuple[str, ...]) -> Source:
+def _read_arrays(path: Path, names: Sequence[str]) -> tuple[NDArray[Any], ...]:
+    wanted = " and ".join(names)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            images, labels = np.asarray(arrays["images"]), np.asarray(arrays["labels"])
+            return tuple(np.asarray(arrays[name]) for name in names)
     except KeyError as error:
-        raise CorruptFile(f"{path} lacks an array: {error}. It needs arrays named images and labels.") from error
+        raise CorruptFile(f"{path} lacks an array: {error}. It needs arrays named {wanted}.") from error
     except (ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise CorruptFile(
-            f"{path} cannot be read as an .npz file ({str(error)[:120]}). It needs arrays named images and labels."
+            f"{path} cannot be read as an .npz file ({str(error)[:120]}). It needs arrays named {wanted}."
         ) from error
+
+
+def _checked_images(path: Path, images: NDArray[Any], shape: tuple[int, ...]) -> Tensor:
     if shape[0] == 1 and images.ndim == 3:
         images = images[:, None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or len(images) == 0:
@@ -128,6 +162,10 @@ def _from_arrays(path: Path, shape: tuple[int, ...], class_names: tuple[str, ...
             f"{path} holds images {images.shape} of type {images.dtype}; the network takes uint8 "
             f"(n, {', '.join(map(str, shape))}) with n >= 1. Resize, convert or transpose them."
         )
+    return torch.from_numpy(images)
+
+
+def _checked_labels(path: Path, labels: NDArray[Any], images: NDArray[Any], class_names: Sequence[str]) -> Tensor:
     if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
         raise ShapeError(
             f"{path} holds {len(images)} images and labels {labels.shape} of type {labels.dtype}; "
@@ -139,4 +177,4 @@ def _from_arrays(path: Path, shape: tuple[int, ...], class_names: tuple[str, ...
         raise RangeError(
             f"{path} holds labels from {low} to {high}; the network's classes are 0 {limit}. Renumber them."
         )
-    return Source("real", torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+    return torch.from_numpy(labels.astype(np.int64))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
-from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+from reverie.cli.loading import AS_STATED, Loading, load_network, own_images
 from reverie.core.errors import RangeError, ReferenceNotFound
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def recover(
     Args:
         generator: A bank from reverie bank generate, or package.module:factory@WEIGHTS, --image-shape that of codes.
         out: The .npz file.
-        images: zoo:fashion-mnist, a folder with one subfolder per class, or an .npz file; not given: the bank's own.
+        images: zoo:fashion-mnist, a folder of image files, or an .npz file; not given: the bank's own.
         n: How many images, at least 1.
         steps: Descent steps, at least 1.
         learning_rate: Of the first step, above 0, in units of the codes.
@@ -99,7 +99,7 @@ def _images(reference: str, maker: "nn.Module", codes: "Tensor") -> "Tensor":
     from reverie.core.network import ImageNetwork
 
     shape = tuple(_made(maker, codes[:1]).shape[1:])
-    return labeled_images(reference, ImageNetwork(nn.Identity(), image_shape=shape)).floats()
+    return own_images(reference, ImageNetwork(nn.Identity(), image_shape=shape)).floats()
 
 
 def _made(maker: "nn.Module", codes: "Tensor") -> Any:  # noqa: ANN401  torch may not be imported for annotations

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.dreamt import answers, bank_folder, draw, how, undrawn
-from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+from reverie.cli.loading import AS_STATED, Loading, load_network, own_images
 from reverie.core.errors import ShapeError, VerificationFailed
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def capture(model: str, /, *, images: str, out: Path, loading: Loading = AS_STAT
 
     Args:
         model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
-        images: zoo:fashion-mnist, a folder with one subfolder per class, or an .npz file with images and labels.
+        images: zoo:fashion-mnist, a folder of image files, or an .npz file; labels are not read.
         out: The file of moments, for `reverie bank fill --statistics`.
         loading: How the model is read.
         manner: How the answer is given.
@@ -121,7 +121,7 @@ def capture(model: str, /, *, images: str, out: Path, loading: Loading = AS_STAT
     from reverie.dream import capture_statistics
 
     network = load_network(model, loading, any_axes=True)
-    found = capture_statistics(network, labeled_images(images, network))
+    found = capture_statistics(network, own_images(images, network))
     found.save(out)
     told = {"file": str(out), "origin": found.origin, "layers": len(found.layers)}
     return Answer(told, (f"moments of {len(found.layers)} layers, {found.origin}: {out}",))

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.finish import finish
-from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network, own_images
 from reverie.core.budget import read_budgets
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def compress(
         out: The run folder; new, empty, or of the same command.
         limits: What the compressed network may cost.
         test_set: Labeled images, read for the closing table only: zoo:fashion-mnist, a folder, or an .npz file.
-        source: Your own images in place of dreams: a folder or an .npz file as for --test-set.
+        source: Your own images in place of dreams: a folder of image files, or an .npz file; labels are not read.
         effort: How much work is put in.
         loading: How the model is read.
         manner: How the answer is given.
@@ -97,7 +97,7 @@ def compress(
     del manner
     limits.check()
     network = load_network(model, loading)
-    own = None if source is None else labeled_images(source, network)
+    own = None if source is None else own_images(source, network)
     test = None if test_set is None else labeled_images(test_set, network)
     from reverie.compress import compress as compressed
 

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.dreamt import bank_folder
-from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+from reverie.cli.loading import AS_STATED, Loading, load_network, own_images
 
 if TYPE_CHECKING:
     from reverie.core.events import Listener
@@ -44,7 +44,7 @@ def invert(
         model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
         bank: Its dreams: the folder of a bank, or of the run that dreamed it.
         layers: Layers that feed one another, from the first to the deepest, such as body.layer1 body.layer2.
-        images: Unseen images: zoo:fashion-mnist, a folder with one subfolder per class, or an .npz file.
+        images: Unseen images: zoo:fashion-mnist, a folder of image files, or an .npz file; labels are not read.
         out: The PNG file.
         n: How many of the unseen images are tried.
         steps: Training steps.
@@ -61,7 +61,7 @@ def invert(
     if refine < 0:
         raise RangeError(f"--refine is a number of steps, at least 0; got {refine}")
     network, source = load_network(model, loading), Bank.load(bank_folder(bank)).source()
-    whole = labeled_images(images, network)
+    whole = own_images(images, network)
     unseen = Source(whole.name, whole.images[:n])
     with progress() as on_event:
         inverter = train_inverter(network, source, layers=layers, steps=steps, seed=seed, on_event=on_event)
