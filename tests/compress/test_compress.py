@@ -1,6 +1,7 @@
 """The whole way on a tiny network: what comes back is within its budget, rebuilds anywhere, and is the same again."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -165,3 +166,15 @@ def test_a_network_from_a_run_can_be_compressed_again(run, tmp_path):
     with torch.no_grad():
         batch = images().floats(slice(0, 3))
         torch.testing.assert_close(rebuilt.eval()(batch), smaller.network.eval()(batch))
+
+
+def test_every_difference_of_accuracies_stands_with_its_interval(run):
+    _, result = run
+    (row,) = [row for row in result.rows if row.quantity == "test accuracy"]
+    said = [note for note in result.notes if "points from the teacher" in note]
+    assert [note.partition(" is ")[0] for note in said] == ["The compressed network", "The noise control"]
+    for note, other in zip(said, (row.compressed, row.control), strict=True):
+        gap, low, high = (float(number) for number in re.findall(r"[+-]\d+\.\d+", note))
+        assert gap == pytest.approx(100 * (other.value - row.teacher.value), abs=0.01)
+        assert low <= gap <= high
+        assert low < high
