@@ -198,12 +198,7 @@ def teach(
             source = made.source()
         rest, judged = source.split(held_out=JUDGED_SHARE, seed=seed)
         taught = [school.lesson(start, rest, f"{rest.name}-{i}", seed=seed + i) for i, start in enumerate(starts)]
-        others = {}
-        if control:
-            noise = noise_source(count=len(rest), image_shape=network.image_shape, seed=seed)
-            others["noise"] = school.lesson(starts[0], noise, "noise", seed=seed)
-        if real is not None:
-            others["real"] = school.lesson(starts[0], _as_many(real, rest), "real", seed=seed)
+        others = school.others(starts[0], rest, real, control=control, seed=seed)
         result = school.result(starts[0], rest, judged, taught, others, test)
         if run.path is not None:
             _write(result, run.path, config)
@@ -229,6 +224,18 @@ class _School:
         return self.run.timed(
             f"teaching-{name}", lambda: self._distilled(start, source, seed=seed, checkpoint=checkpoint)
         )
+
+    def others(
+        self, start: ImageNetwork, source: Source, real: Source | None, *, control: bool, seed: int
+    ) -> dict[str, Distilled]:
+        """What the same lessons make of as much noise, and of as many real images."""
+        found = {}
+        if control:
+            noise = noise_source(count=len(source), image_shape=self.teacher.image_shape, seed=seed)
+            found["noise"] = self.lesson(start, noise, "noise", seed=seed)
+        if real is not None:
+            found["real"] = self.lesson(start, _as_many(real, source), "real", seed=seed)
+        return found
 
     def _distilled(
         self,
