@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pytest
 
 from reverie.cli.main import main
@@ -117,10 +118,15 @@ def test_a_package_is_found_where_the_command_is_given(
     (tmp_path / "package_of_a_user.py").write_text("from torch import nn\ndef make():\n    return nn.Flatten()\n")
     monkeypatch.chdir(tmp_path)
     before = list(sys.path)
-    stated = ["--image-shape", "1", "28", "28", "--mean", "0", "--std", "1"]
-    status = main(["evaluate", "package_of_a_user:make@initial", "--test-set", "zoo:fashion-mnist", *stated])
+    np.savez("own.npz", images=np.zeros((3, 1, 2, 2), np.uint8), labels=np.array([0, 1, 2]))
+    one = "package_of_a_user:make@initial"
+    stated = ["--image-shape", "1", "2", "2", "--mean", "0", "--std", "1"]
+    # The second network does not say which images it takes: they are those of the first.
+    status = main(["evaluate", one, "--test-set", "own.npz", *stated, "--against", one])
     assert (status, sys.path) == (0, before)
-    assert "of 10,000 images right" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "33.33% of 3 images right" in said
+    assert "they agree on 100.00%" in said
 
 
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from reverie.core.errors import RangeError
+from reverie.core.errors import RangeError, ShapeError
 
 if TYPE_CHECKING:
     from reverie.core.network import ImageNetwork
     from reverie.core.source import Source
 
-__all__ = ["AS_STATED", "Loading", "labeled_images", "load_network", "own_images"]
+__all__ = ["AS_STATED", "Loading", "labeled_images", "load_beside", "load_network", "own_images"]
 
 
 @Parameter(name="*")
@@ -62,6 +62,16 @@ def load_network(reference: str, loading: Loading = AS_STATED, *, any_axes: bool
         std=loading.std,
         positional=loading.positional,
     )
+
+
+def load_beside(reference: str, first: "ImageNetwork") -> "ImageNetwork":
+    """A second network for the images of a first; what it does not say of them is as for the first."""
+    try:
+        return load_network(reference, any_axes=True)
+    except ShapeError:
+        mean, std = (tuple(values.flatten().tolist()) for values in (first.mean, first.std))
+        as_first = Loading(image_shape=tuple(first.image_shape), mean=mean, std=std)
+        return load_network(reference, as_first, any_axes=True)
 
 
 def labeled_images(reference: str, network: "ImageNetwork") -> "Source":

@@ -10,7 +10,7 @@ from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.dreaming import ANYTHING, USUAL, Asked, Craft, dream_arguments, loaded_shape
 from reverie.cli.dreamt import agreement, agreement_text, how
-from reverie.cli.loading import AS_STATED, Loading, load_network
+from reverie.cli.loading import AS_STATED, Loading, load_beside, load_network
 from reverie.cli.verbs.bank_upkeep import exported
 from reverie.core.errors import RangeError
 
@@ -138,7 +138,8 @@ def adapt(
     _at_least_one(n=n, rounds=rounds, teach_steps=teach_steps, steps=steps)
     if not weight >= 0 or not 0 <= (hard or 0.0) <= 1:
         raise RangeError(f"--weight is at least 0 and --hard a share in [0, 1]; got {weight:g} and {hard}")
-    teacher, learner = load_network(model, loading, any_axes=True), load_network(student)
+    teacher = load_network(model, loading, any_axes=True)
+    learner = load_beside(student, teacher)
     with progress() as on_event:
         found = adaptive_dreams(
             teacher,

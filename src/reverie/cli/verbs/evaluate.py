@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from reverie.cli.answer import PLAIN, Answer, Manner
-from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_beside, load_network
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ def evaluate(
     Args:
         model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
         test_set: zoo:fashion-mnist, a folder with one subfolder per class, or an .npz file with images and labels.
-        against: A second network; the difference is reported with its 95 % interval.
+        against: A second network of the same images; the difference is reported with its 95 % interval.
         loading: How the model is read.
         manner: How the answer is given.
     """
@@ -52,7 +52,7 @@ def evaluate(
     shown = (f"{said}, cross-entropy {found.cross_entropy_nats:.4f} nats",)
     if against is None or images.labels is None:
         return Answer(value, shown)
-    difference, sentence = _compared(network, load_network(against), images, images.labels, name=against)
+    difference, sentence = _compared(network, load_beside(against, network), images, images.labels, name=against)
     return Answer(value | {"against": difference}, (*shown, sentence))
 
 
