@@ -75,3 +75,10 @@ def test_the_model_is_left_as_it_was(broken):
 def test_an_empty_example_is_refused():
     with pytest.raises(ShapeError, match="at least one image"):
         count(nn.Linear(3, 1), torch.zeros(0, 3))
+
+
+def test_activations_without_a_tag_of_pytorch_are_linear_as_well():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish(inplace=True), nn.Hardswish())
+    counted = count(network, torch.zeros(1, 3, 8, 8))
+    assert counted.uncounted == {}
+    assert counted.macs == 6 * 6 * 8 * 27

@@ -66,6 +66,22 @@ def test_a_slow_machine_moves_the_times_and_not_the_ratios(monkeypatch):
     assert (two.ratio_p10, two.ratio_median, two.ratio_p90) == pytest.approx((2.0, 2.0, 2.0), rel=0.01)
 
 
+@pytest.mark.parametrize(("tolerance", "rounds"), [(0.02, 12), (0.01, 21), (0.004, 51)])
+def test_a_narrow_interval_of_few_rounds_is_not_trusted(tolerance, rounds, monkeypatch):
+    # A clock of our own, on which nothing varies: the interval has no width from the first.
+    now = [0.0]
+
+    def work(milliseconds):
+        def run():
+            now[0] += milliseconds
+
+        return run
+
+    monkeypatch.setattr(timing.time, "perf_counter_ns", lambda: int(now[0] * 1e6))
+    timings = interleave({"one": work(2), "two": work(4)}, reference="one", tolerance=tolerance)
+    assert timings["two"].rounds == rounds
+
+
 def test_it_stops_when_the_ratio_is_known():
     seen = []
     collect({"a": spin(5000)}, enough=lambda samples: seen.append(len(samples["a"])) or len(seen) == 2, rounds=100)

@@ -116,7 +116,7 @@ def predictions(backend: str) -> Run:
                     site: int(rng.choice([one for one in options if one >= least * options[0]]))
                     for site, options in subject.sites.widths.items()
                 }
-                found = subject.measured(subject.sites.plan(widths, subject.scores)).ratio_median
+                found = subject.measured(subject.sites.plan(widths, subject.scores), seconds=3.0).ratio_median
                 errors.append(abs(predictor.share(subject.summed(widths) / whole) / found - 1))
                 on_event(Event("held-out plans", len(errors), 2 * HELD_OUT))
         return {

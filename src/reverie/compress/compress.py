@@ -29,13 +29,13 @@ from reverie.compress.latencies import measure_layers
 from reverie.compress.result import Compressed, Row
 from reverie.compress.route import Route, Task, example_input, make_route
 from reverie.compress.sites import find_sites
-from reverie.core.budget import QUANTITIES, Budget, Quantity
+from reverie.core.budget import Budget, Quantity, read_budgets
 from reverie.core.digest import sha256_tensors
 from reverie.core.environment import environment
 from reverie.core.errors import RangeError, ReferenceNotFound
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork, as_network
-from reverie.core.run_folder import RUN_FORMAT, RunFolder, open_run
+from reverie.core.run_folder import RUN_FILE, RUN_FORMAT, RunFolder, open_run
 from reverie.core.source import Source, noise_source
 from reverie.core.store import write_bytes, write_json
 from reverie.cost.latency import LatencyTable
@@ -104,12 +104,12 @@ def compress(
     Example:
         >>> compress(nn.Flatten())
         Traceback (most recent call last):
-        reverie.core.errors.RangeError: nothing to meet: give at least one budget, such as latency="60%"
+        reverie.core.errors.RangeError: nothing to meet: give at least one budget, such as latency="60%" (--latency 60%)
 
     Fails when: the network does not classify, so that there is nothing to dream; or its channels are so few that fewer
     of them run no faster.
     """
-    budgets = _budgets(latency=latency, size=size, macs=macs)
+    budgets = read_budgets(latency=latency, size=size, macs=macs)
     _check_counts(dreams=dreams, teach_steps=teach_steps)
     network = _readable(model, source, test)
     threads = threads or _cores()
@@ -244,18 +244,7 @@ def _write(result: Compressed, folder: Path, config: Mapping[str, Any]) -> None:
     result.study.save(folder / "study.json")
     write_bytes(folder / "model.onnx", result.onnx)
     head = {"format": RUN_FORMAT, "verb": "compress", "config": dict(config), "finished": True}
-    write_json(folder / "run.json", head | environment() | {"figures": result.figures()})
-
-
-def _budgets(**given: Budget | str | None) -> dict[Quantity, Budget]:
-    budgets: dict[Quantity, Budget] = {}
-    for quantity in QUANTITIES:
-        budget = given[quantity]
-        if budget is not None:
-            budgets[quantity] = Budget.parse(budget, quantity) if isinstance(budget, str) else budget
-    if not budgets:
-        raise RangeError('nothing to meet: give at least one budget, such as latency="60%"')
-    return budgets
+    write_json(folder / RUN_FILE, head | environment() | {"figures": result.figures()})
 
 
 def _readable(model: nn.Module, source: Source | None, test: Source | None) -> ImageNetwork:

@@ -21,7 +21,7 @@ from reverie.compress.result import Attempted
 from reverie.compress.ridge import refit
 from reverie.compress.sites import LayerCost, Sites, find_sites
 from reverie.compress.study import Solution, Study, study_of
-from reverie.core.budget import Budget, Quantity
+from reverie.core.budget import Budget, Quantity, read_budgets
 from reverie.core.edit import Record
 from reverie.core.errors import BudgetInfeasible, RangeError
 from reverie.core.events import Event, Listener, silent
@@ -108,9 +108,17 @@ def prune(
         BudgetInfeasible: No plan meets a budget, or none is faster than the given network.
         ShapeError: The images do not fit the network.
 
+    Example:
+        >>> from reverie.core.source import noise_source
+        >>> body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4))
+        >>> network = ImageNetwork(body, image_shape=(1, 8, 8))
+        >>> found = prune(network, noise_source(count=32, image_shape=(1, 8, 8), seed=0), macs="70%", step=2)
+        >>> found.solution.shares["macs"] <= 0.7
+        True
+
     Fails when: the images say nothing about the network, as noise does; look at agreement on images that chose nothing.
     """
-    budgets = _budgets(latency=latency, size=size, macs=macs)
+    budgets = read_budgets(latency=latency, size=size, macs=macs)
     if rounds < 1:
         raise RangeError(f"evidence is gathered in 1 round at least, got {rounds}")
     network = as_network(model)
@@ -233,18 +241,6 @@ def option_losses(
         losses[site, width], errors[site, width] = change.nats - before, change.standard_error
         on_event(Event("measuring options", index + 1, len(options)))
     return losses, errors
-
-
-def _budgets(**given: Budget | str | None) -> dict[Quantity, Budget]:
-    quantities: dict[str, Quantity] = {"latency": "latency", "size": "size", "macs": "macs"}
-    found = {
-        quantities[name]: Budget.parse(one, quantities[name]) if isinstance(one, str) else one
-        for name, one in given.items()
-        if one is not None
-    }
-    if not found:
-        raise RangeError('nothing to meet: give at least one budget, such as latency="60%"')
-    return found
 
 
 def _apply(network: ImageNetwork, structure: Structure, plan: Plan) -> tuple[ImageNetwork, Record]:

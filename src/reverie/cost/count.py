@@ -38,7 +38,7 @@ LINEAR_WORK = """
     slice_scatter softmax _softmax stack std sum topk tril triu unfold_copy upsample_bicubic2d upsample_bilinear2d
     upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d _upsample_bilinear2d_aa
     _upsample_bicubic2d_aa var var_mean _to_copy lift_fresh_copy
-    _unsafe_view as_strided_
+    _unsafe_view as_strided_ hardswish hardswish_
     """
 LINEAR_NAMES = frozenset(LINEAR_WORK.split())
 

@@ -28,6 +28,9 @@ Samples = Mapping[str, NDArray[np.float64]]
 # Below nine rounds the order statistics that bound a median at 95 % do not exist.
 FEWEST_ROUNDS = 9
 RETAKES = 4
+# An interval that is narrow after a few rounds may be luck: the finer the tolerance, the more rounds there are at
+# least, 20 for 1 % and 50 for 0.4 %.
+LUCK = 0.2
 # Longer calls are interrupted on any machine and begin with any cache, and lose a small share of their time by it: they
 # are timed once, as they come.
 LONG_MS = 100.0
@@ -97,6 +100,8 @@ def interleave(
         raise ReferenceNotFound(f"the reference {reference!r} is not among the runs {list(runs)}")
 
     def known(samples: Samples) -> bool:
+        if len(samples[reference]) < LUCK / max(tolerance, 1e-9):
+            return False
         ratios = [values / samples[reference] for name, values in samples.items() if name != reference]
         # A reference alone has no ratio to be known: its time is what is asked for.
         figures = ratios or [samples[reference]]

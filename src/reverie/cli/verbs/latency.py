@@ -9,7 +9,7 @@ from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.loading import AS_STATED, Loading, load_network
 from reverie.cli.verbs.compress import NO_LIMITS, Limits
-from reverie.core.budget import QUANTITIES, Budget
+from reverie.core.budget import read_budgets
 from reverie.core.errors import RangeError
 
 __all__ = ["build", "compare", "show", "solve"]
@@ -173,7 +173,7 @@ def solve(
     from reverie.core.store import write_json
     from reverie.cost.latency import read_summaries, read_table
 
-    budgets = [Budget.parse(text, one) for one in QUANTITIES if (text := asdict(limits)[one]) is not None]
+    budgets = list(read_budgets(**asdict(limits)).values())
     for budget in budgets:
         if not budget.relative:
             raise RangeError(f"a study knows shares of the given network's {budget.quantity}; give a share such as 60%")

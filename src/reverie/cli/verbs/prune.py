@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
-from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+from reverie.cli.loading import AS_STATED, Loading, load_network, own_images
 from reverie.cli.verbs.compress import NO_LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def prune(
         model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
         out: A new or empty folder.
         limits: What the pruned network may cost.
-        source: Your own images in place of dreams: zoo:fashion-mnist, a folder, or an .npz file.
+        source: Your own images in place of dreams: zoo:fashion-mnist, a folder of image files, or an .npz file.
         images: How many images are used, or dreamed.
         dream_steps: Optimization steps per dream.
         rounds: How often evidence is gathered; with several, budgets fall step by step.
@@ -100,7 +100,7 @@ def _images(
 
     if source is None:
         return dream(network, count=count, steps=dream_steps, seed=seed, on_event=on_event).source()
-    own = labeled_images(source, network)
+    own = own_images(source, network)
     return replace(own, images=own.images[:count], labels=None)
 
 
