@@ -59,6 +59,9 @@ def test_every_figure_stands_beside_the_teachers_and_the_controls() -> None:
         ("latency", "2 ms (1.90 to 2.20 ms)", "1.20 ms (59.7%; 1.10 to 1.50 ms)", "1.20 ms (59.8%)"),
         ("test accuracy", "94.10%", "93.01% (92.50 to 93.50%)", ""),
     ]
+    without = result_table({**FIGURES, "rows": [{**row, "control": None} for row in FIGURES["rows"]]})
+    assert without.columns == ("", "teacher", "compressed")
+    assert str(without.rows[0][2]) == "1.20 ms (59.7%; 1.10 to 1.50 ms)"
 
 
 def test_the_plan_says_what_is_left_of_each_site() -> None:

@@ -4,7 +4,7 @@ Made from the figures that `Compressed.figures()` gives and `run.json` keeps, so
 folder alone.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from reverie.core.errors import CorruptFile
@@ -37,10 +37,19 @@ def value_text(value: float, unit: str) -> str:
 def result_table(figures: Figures) -> Table:
     """One row per figure, each beside the teacher's and the noise control's, with shares of the teacher and spreads.
 
+    Where no control was made there is no column for it.
+
     Raises:
         CorruptFile: The figures are not those of a compression.
     """
-    return _made(lambda: Table(("", "teacher", "compressed", "noise control"), tuple(map(_row, figures["rows"]))))
+
+    def table() -> Table:
+        titles = {"teacher": "teacher", "compressed": "compressed", "control": "noise control"}
+        if all(row["control"] is None for row in figures["rows"]):
+            del titles["control"]
+        return Table(("", *titles.values()), tuple(_row(row, tuple(titles)) for row in figures["rows"]))
+
+    return _made(table)
 
 
 def decisions_table(figures: Figures) -> Table:
@@ -86,9 +95,8 @@ def seconds_table(figures: Figures) -> Table:
     return _made(rows)
 
 
-def _row(row: Figures) -> tuple[Cell, ...]:
-    cells = [_measured(row[name], row["unit"]) for name in ("teacher", "compressed", "control")]
-    return (str(row["quantity"]), *cells)
+def _row(row: Figures, columns: Sequence[str]) -> tuple[Cell, ...]:
+    return (str(row["quantity"]), *(_measured(row[name], row["unit"]) for name in columns))
 
 
 def _measured(measured: Figures | None, unit: str) -> Cell:
