@@ -88,8 +88,9 @@ def distill(
     loss of the logits + feature_weight * mean over features of |student - teacher|^2 / |teacher|^2 + matches.
     Every step, both networks see the same new view of the same images; the teacher is in evaluation mode whatever mode
     it came in, the student in training mode. A tenth of the way at a time the student is judged on held-out images of
-    the source, unvaried; the best by KL divergence is kept, with its batch-norm statistics counted anew on the source
-    where that lowers the divergence further. No other image chooses anything. SGD with Nesterov momentum 0.9.
+    the source, unvaried; the best by KL divergence is kept. No other image chooses anything. Batch-norm statistics stay
+    those of the views: counted anew on unvaried dreams they lowered the divergence there, and in six of six runs the
+    accuracy on real images, by 0.1 to 2.4 points. SGD with Nesterov momentum 0.9.
 
     Where a script under `torchrun` has called `torch.distributed.init_process_group()`, its processes share every
     batch, take the same steps and return the same student; the first one writes the checkpoint.

@@ -23,7 +23,6 @@ from reverie.core.events import Event, Listener
 from reverie.core.rng import derive_seed, generator, preserved_rng
 from reverie.core.source import Source
 from reverie.distill.averaging import RunningAverage
-from reverie.distill.batchnorm import batch_norm_layers, reestimate_batch_norm
 from reverie.distill.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from reverie.distill.losses import LogitLoss, soft_label_loss
 from reverie.distill.matches import Match, Matched
@@ -136,7 +135,7 @@ class Run:
     """
 
     def __init__(self, teacher: nn.Module, student: nn.Module, source: Source, settings: Settings) -> None:
-        self.settings, self.given, self.whole = settings, student, source
+        self.settings, self.given = settings, student
         self.device = next(student.parameters()).device
         self.workers = current_workers()
         self.source, self.held = source.split(held_out=settings.held_out, seed=settings.seed)
@@ -195,11 +194,7 @@ class Run:
 
     def kept(self) -> nn.Module:
         """The best student, in the memory layout, modes and flags of the one that was given."""
-        kept = self._like_given(self.best)
-        if not batch_norm_layers(kept):
-            return kept
-        counted = reestimate_batch_norm(kept, self.whole)
-        return counted if self.judgement(counted).loss_nats < self.judgement(kept).loss_nats else kept
+        return self._like_given(self.best)
 
     def last(self) -> nn.Module:
         """The student after its last step, likewise."""
