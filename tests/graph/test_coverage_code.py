@@ -76,6 +76,17 @@ def pooled_line(net: Any, x: Tensor) -> Tensor:
     return F.max_pool1d(net.inner(x.flatten(2)), 2)[..., None]
 
 
+def channels_last_pool(net: Any, x: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(net.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 1)
+
+
+def left_to_pytorch(net: Any, x: Tensor) -> Tensor:
+    """Stated heads and widths, and -1 for the positions, for which PyTorch then finds a wrong number."""
+    n, _, h, w = x.shape
+    x = x.flatten(2).transpose(1, 2).contiguous().view(n, -1, net.heads, net.width) * net.gain
+    return x.flatten(2).transpose(1, 2).reshape(n, -1, h, w)
+
+
 CODE: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "split(self.dim)": (lambda: Stated(halves, dim=4), 4),
     "view(self.shape)": (lambda: Stated(reshaped, shape=(8, 4, 4)), 8),
@@ -95,17 +106,15 @@ CODE: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "split([self.part, self.dim - self.part])": (
         lambda: Stated(remaining, dim=8, part=3, inner=nn.Conv2d(3, 3, 1)), 8,
     ),
+    "view(n, -1, self.heads, self.width)": (
+        lambda: Stated(left_to_pytorch, heads=2, width=4, gain=nn.Parameter(torch.rand(4) + 0.5)), 6,
+    ),
     "pooling of sequences": (lambda: Stated(pooled_line, inner=nn.Conv1d(8, 8, 1)), 16),
     "pool that lays out anew": (
         lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1)),
         8,
     ),
-    "that pool behind a normalization": (
-        lambda: nn.Sequential(
-            nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1), nn.Flatten()
-        ),
-        6,
-    ),
+    "that pool behind channels that lie last": (lambda: Stated(channels_last_pool, norm=nn.LayerNorm(8)), 8),
 }  # fmt: skip
 
 

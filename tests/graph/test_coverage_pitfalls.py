@@ -46,6 +46,15 @@ def grouped_queries(net: Any, x: Tensor) -> Tensor:
     return net.head(net.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)).mean(1))
 
 
+def grouped_heads(net: Any, x: Tensor) -> Tensor:
+    """Two queries to each key and value: both go with it."""
+    x = tokens(net, x)
+    n, t, _ = x.shape
+    q = net.q(x).view(n, t, -1, 4).transpose(1, 2)
+    k, v = (one(x).view(n, t, -1, 4).transpose(1, 2).repeat_interleave(2, 1) for one in (net.k, net.v))
+    return net.head(net.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)).mean(1))
+
+
 def fused(order: str) -> Run:
     def run(net: Any, x: Tensor) -> Tensor:
         x = tokens(net, x)
@@ -63,7 +72,7 @@ def fused(order: str) -> Run:
 def rotary(net: Any, x: Tensor) -> Tensor:
     x = tokens(net, x)
     n, t, _ = x.shape
-    q, k = (one(x).view(n, t, 2, 8).transpose(1, 2) for one in (net.q, net.k))
+    q, k = (one(x).view(n, t, 2, -1).transpose(1, 2) for one in (net.q, net.k))
 
     def turned(one: Tensor) -> Tensor:
         first, second = one.chunk(2, -1)
@@ -77,8 +86,8 @@ def rotary(net: Any, x: Tensor) -> Tensor:
 def biased(net: Any, x: Tensor) -> Tensor:
     x = tokens(net, x)
     n, t, _ = x.shape
-    q, k, v = (one(x).view(n, t, 2, 4).transpose(1, 2) for one in (net.q, net.k, net.v))
-    bias = net.table[net.index.view(-1)].view(t, t, 2).permute(2, 0, 1)
+    q, k, v = (one(x).view(n, t, -1, 4).transpose(1, 2) for one in (net.q, net.k, net.v))
+    bias = net.table[net.index.view(-1)].view(t, t, -1).permute(2, 0, 1)
     mixed = (q @ k.transpose(-2, -1) * 0.5 + bias).softmax(-1) @ v
     return net.head(net.out(mixed.transpose(1, 2).flatten(2)).mean(1))
 
@@ -166,6 +175,10 @@ PITFALLS: dict[str, tuple[Callable[[], nn.Module], int]] = {
         lambda: Net(grouped_queries, embed=conv(3, 8, stride=2), **wide(QKV | {"q": (8, 16), "out": (16, 8)})),
         8,
     ),
+    "heads of grouped queries": (
+        lambda: Net(grouped_heads, embed=conv(3, 8, stride=2), **wide(QKV | {"q": (8, 16), "out": (16, 8)})),
+        18,
+    ),
     "qkv: parts, heads, width": (
         lambda: Net(
             fused("3 heads width"), embed=conv(3, 8, stride=2), **wide({"qkv": (8, 24), "out": (8, 8), "head": (8, 4)})
@@ -186,7 +199,7 @@ PITFALLS: dict[str, tuple[Callable[[], nn.Module], int]] = {
             sin=torch.rand(4, 8),
             **wide({"q": (8, 16), "k": (8, 16), "v": (8, 8), "out": (8, 8), "head": (8, 4)}),
         ),
-        8,
+        24,
     ),
     "relative position table": (
         lambda: Net(
@@ -196,7 +209,7 @@ PITFALLS: dict[str, tuple[Callable[[], nn.Module], int]] = {
             index=torch.arange(16).view(4, 4) % 7,
             **wide(QKV),
         ),
-        8,
+        18,
     ),
     "positions and class token": (
         lambda: Net(
@@ -252,9 +265,9 @@ PITFALLS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     ),
     "spectral norm": (
         lambda: Net(chain(lambda net, x: x.relu()), first=spectral_norm(conv(3, 8)), last=conv(8, 4)),
-        0,
+        8,
     ),
-    "in place on views": (lambda: Net(views_in_place, first=conv(3, 8), last=conv(8, 4)), 0),
+    "in place on views": (lambda: Net(views_in_place, first=conv(3, 8), last=conv(8, 4)), 4),
     "batch norm of flat features": (
         lambda: Net(
             lambda net, x: net.last(net.bn(net.first(x).flatten(1))),
