@@ -66,8 +66,8 @@ def jensen_shannon(a_logits: Tensor, b_logits: Tensor, *, temperature: float = 1
 
 
 @dataclass(frozen=True)
-class Disagreement:
-    """1 - JS / ln 2, averaged over images: 1 where teacher and student agree, 0 where they have nothing in common.
+class _Against:
+    """A term that looks at a student beside the network that dreams.
 
     Attributes:
         student: A frozen copy; its place in reports is taken by `student_sha256`.
@@ -78,6 +78,10 @@ class Disagreement:
     student: nn.Module = field(repr=False, compare=False)
     student_sha256: str
     temperature: float
+
+
+class Disagreement(_Against):
+    """1 - JS / ln 2, averaged over images: 1 where teacher and student agree, 0 where they have nothing in common."""
 
     def __call__(self, view: View) -> Tensor:
         """Mean over images."""
@@ -85,19 +89,8 @@ class Disagreement:
         return 1 - divergence.mean() / math.log(2)
 
 
-@dataclass(frozen=True)
-class MaskedDisagreement:
-    """-KL(teacher || student) in nats over the images on which both still name the same class, divided by all.
-
-    Attributes:
-        student: A frozen copy; its place in reports is taken by `student_sha256`.
-        student_sha256: Which weights.
-        temperature: Of both softmaxes.
-    """
-
-    student: nn.Module = field(repr=False, compare=False)
-    student_sha256: str
-    temperature: float
+class MaskedDisagreement(_Against):
+    """-KL(teacher || student) in nats over the images on which both still name the same class, divided by all."""
 
     def __call__(self, view: View) -> Tensor:
         """Mean over all images, those that are masked counting as zero."""
