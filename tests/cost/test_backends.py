@@ -96,7 +96,7 @@ def test_a_compiled_network_is_timed(networks):
 
 
 def test_what_is_missing_is_named(monkeypatch):
-    with pytest.raises(ReferenceNotFound, match="onnxruntime, openvino, torch, torch-compile, cuda"):
+    with pytest.raises(ReferenceNotFound, match=", ".join(BACKENDS)):
         backend_of("tensorrt")
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtra, match=r"reverie\[openvino\]"):
