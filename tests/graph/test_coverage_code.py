@@ -80,6 +80,12 @@ def channels_last_pool(net: Any, x: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(net.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 1)
 
 
+def aggregated(net: Any, x: Tensor) -> Tensor:
+    """A kernel of one tap slides along the channels, which it does not mix."""
+    both = torch.stack([x.mean((2, 3)), x.amax((2, 3))], 1)
+    return net.weigh(both).transpose(1, 2)[..., None]
+
+
 def left_to_pytorch(net: Any, x: Tensor) -> Tensor:
     """Stated heads and widths, and -1 for the positions, for which PyTorch then finds a wrong number."""
     n, _, h, w = x.shape
@@ -109,6 +115,7 @@ CODE: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "view(n, -1, self.heads, self.width)": (
         lambda: Stated(left_to_pytorch, heads=2, width=4, gain=nn.Parameter(torch.rand(4) + 0.5)), 6,
     ),
+    "one tap along the channels": (lambda: Stated(aggregated, weigh=nn.Conv1d(2, 1, 1)), 8),
     "pooling of sequences": (lambda: Stated(pooled_line, inner=nn.Conv1d(8, 8, 1)), 16),
     "pool that lays out anew": (
         lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1)),

@@ -70,8 +70,18 @@ def convolution(step: Step) -> None:
     """With G groups the input axis is G x i and the output axis G x o, in data and weight; the sum runs over i."""
     outgoing = grouped(step, step["input"], step["weight"], step["groups"], transposed=step["transposed"])
     tie(step, "bias", outgoing)
-    batch = step.axes(step["input"])[0]
-    step.emit((batch, outgoing, *(step.fixed(n) for n in step.call.outputs[0].shape[2:])))
+    batch, _, *space = step.axes(step["input"])
+    step.emit((batch, outgoing, *(_convolved(step, dim, axis) for dim, axis in enumerate(space))))
+
+
+def _convolved(step: Step, dim: int, axis: Axis) -> Axis:
+    """An axis along which a kernel slides: of one tap at every position it treats each by itself."""
+    # Without stride or padding, so that position for position is the same.
+    still = not any(step["padding"]) and set(step["stride"]) == {1}
+    if still and step["weight"].shape[2 + dim] == 1:
+        return axis
+    step.freeze(axis, "mixes positions along this axis")
+    return step.fixed(step.call.outputs[0].shape[2 + dim])
 
 
 def grouped(step: Step, data: Value, weight: Value, count: int, *, transposed: bool = False) -> Axis:

@@ -245,6 +245,9 @@ class Remedies:
             before = slot_axis(self.analysis, self.trace.calls[index], Slot(slot.output, slot.dim - 1))
             axis = axis if before is None else coupling.product(before, axis)
         if other is not None and coupling.size(other) == coupling.size(axis):
+            if not coupling.free(axis):
+                # What is coupled with a position would be one as well, and of those a part is not listed.
+                coupling.freeze(other, f"{self.trace.calls[index]} does not follow a cut: the code states a size")
             coupling.couple(other, axis, str(self.trace.calls[index]))
 
     def _given(self, frame: ModuleCall, given: int, dim: int) -> Axis | None:
