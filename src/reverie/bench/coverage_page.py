@@ -137,7 +137,8 @@ examined in a process of its own:
 
 - *analysis s*: processor seconds of `probe` in the architecture's own size, branches included, after PyTorch's own
   first-use costs; the other columns are of the smaller build that the list states, and of images of 96 pixels where a
-  module of timm takes any size. `analysis-median` and `-maximum` are over all networks of this page;
+  module of timm takes any size. `analysis-median` and `-maximum` are over all networks but the four that are to be
+  fast;
 - *units*: certified of all; inputs, outputs, positions, and entries of tables are no units; *parameters certified*:
   the share of the parameters' elements, those included that a forward pass does not use, that go with some certified
   unit;
