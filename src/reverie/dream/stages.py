@@ -118,7 +118,7 @@ def finishing_stages(*, steps: int, learning_rate: float = LEARNING_RATE) -> tup
         learning_rate: Of the first part's first step, > 0; the last part begins with 0.4 of it.
 
     Example:
-        >>> [(stage.steps, stage.learning_rate) for stage in finishing_stages(steps=250)]
+        >>> [(stage.steps, round(stage.learning_rate, 3)) for stage in finishing_stages(steps=250)]
         [(200, 0.05), (50, 0.02)]
     """
     last = int(FINISH * steps)
