@@ -76,6 +76,20 @@ def test_what_is_kept_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.
     assert "commit" not in after["figures"][1]
 
 
+def test_a_long_job_goes_on_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    def resume(on_event: Listener, folder: Path) -> Mapping[str, Measured]:
+        del on_event
+        assert folder == tmp_path / "a"
+        return {"a": Measured(2.0)}
+
+    questions = (Question("a", "s", None, "run a"), Question("b", "s", None, "run a"))
+    job = Job(questions, lambda _: {"a": Measured(1.0), "b": Measured(1.0)}, resume)
+    assert [figure.measured for figure in run_bench("b", [job])[1]] == [Measured(1.0), Measured(1.0)]
+    found = run_bench("b", [job], folder=tmp_path)[1]
+    assert found[0].measured == Measured(2.0)
+    assert (found[1].measured, found[1].reason) == (None, "this run could not tell it")
+
+
 def test_a_figure_asked_for_brings_those_of_its_run() -> None:
     both = (Question("a", "s", None, "run a"), Question("b", "s", None, "run b"))
     job = Job(both, lambda _: {"a": Measured(1.0), "b": Measured(2.0)})

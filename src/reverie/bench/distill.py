@@ -100,6 +100,7 @@ def _cut(on_event: Listener) -> Mapping[str, Measured]:
 
 
 def _student(
+    questions: tuple[Question, ...],
     names: str,
     *,
     teacher: Callable[[], ImageNetwork],
@@ -109,15 +110,17 @@ def _student(
     dreams: int,
     dream_steps: int,
     teach_steps: int,
-) -> Callable[[Listener], Mapping[str, Measured]]:
+) -> Job:
     """Figures `NAMES-share`, `-lowest`, `-noise` and `-real`, of the teacher's accuracy, and `-time` of one student."""
 
-    def run(on_event: Listener) -> Mapping[str, Measured]:
+    def run(on_event: Listener, folder: Path | None) -> Mapping[str, Measured]:
         knows, tested, compared = teacher(), test(), real()
+        went_on = folder is not None and folder.exists()
         starts = [start_student(student, knows, seed=seed, from_teacher=True) for seed in range(SEEDS)]
         found = teach(
             knows,
             starts,
+            folder=folder,
             test=tested,
             real=compared,
             dreams=dreams,
@@ -133,13 +136,14 @@ def _student(
             f"{names}-share": _spread(ours),
             f"{names}-lowest": Measured(min(ours)),
             f"{names}-noise": Measured(shares["noise"][0]),
-            f"{names}-time": Measured(found.seconds["dreaming"] + sum(lessons) / len(lessons)),
         }
-        # Without real images the figure is one of nothing.
-        figures[f"{names}-real"] = Measured(shares["real"][0] if "real" in shares else float("nan"))
+        if not went_on:  # what a killed run had spent on its last stage is not known
+            figures[f"{names}-time"] = Measured(found.seconds["dreaming"] + sum(lessons) / len(lessons))
+        if "real" in shares:
+            figures[f"{names}-real"] = Measured(shares["real"][0])
         return figures
 
-    return run
+    return Job(questions, lambda on_event: run(on_event, None), run)
 
 
 def _detectors(on_event: Listener) -> Mapping[str, Measured]:
@@ -216,25 +220,23 @@ DISTILL: tuple[Job, ...] = (
         ),
         _cut,
     ),
-    Job(
+    _student(
         (
             Question("fashion-half-share", "of the teacher's accuracy", at_least(0.97), FASHION),
             Question("fashion-half-lowest", "of the teacher's accuracy", None, FASHION),
             Question("fashion-half-noise", "of the teacher's accuracy", None, FASHION),
             Question("fashion-half-time", "s", at_most(1800), FASHION),
         ),
-        _student(
-            "fashion-half",
-            teacher=lambda: load("zoo:fashion-resnet20"),
-            student=FASHION_STUDENT,
-            test=lambda: test_set("fashion-mnist"),
-            real=lambda: None,
-            dreams=1024,
-            dream_steps=60,
-            teach_steps=1500,
-        ),
+        "fashion-half",
+        teacher=lambda: load("zoo:fashion-resnet20"),
+        student=FASHION_STUDENT,
+        test=lambda: test_set("fashion-mnist"),
+        real=lambda: None,
+        dreams=1024,
+        dream_steps=60,
+        teach_steps=1500,
     ),
-    Job(
+    _student(
         (
             Question("cifar-56-to-20-share", "of the teacher's accuracy", at_least(0.93), CIFAR),
             Question("cifar-56-to-20-lowest", "of the teacher's accuracy", None, CIFAR),
@@ -242,16 +244,14 @@ DISTILL: tuple[Job, ...] = (
             Question("cifar-56-to-20-real", "of the teacher's accuracy", None, CIFAR),
             Question("cifar-56-to-20-time", "s", at_most(1800), CIFAR),
         ),
-        _student(
-            "cifar-56-to-20",
-            teacher=lambda: _published(9),
-            student=RESNET20,
-            test=lambda: _cifar("test"),
-            real=lambda: _cifar("train"),
-            dreams=1024,
-            dream_steps=60,
-            teach_steps=2000,
-        ),
+        "cifar-56-to-20",
+        teacher=lambda: _published(9),
+        student=RESNET20,
+        test=lambda: _cifar("test"),
+        real=lambda: _cifar("train"),
+        dreams=1024,
+        dream_steps=60,
+        teach_steps=2000,
     ),
     Job(
         (

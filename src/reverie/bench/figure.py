@@ -78,11 +78,13 @@ class Job:
 
     Attributes:
         questions: What is answered.
-        run: Measures; returns a `Measured` for each question's name.
+        run: Measures; returns a `Measured` for each question's name, but for those that it cannot tell.
+        resume: The same in a folder of its own, where it goes on after a kill; None for what starts over.
     """
 
     questions: tuple[Question, ...]
     run: Callable[[Listener], Mapping[str, Measured]]
+    resume: Callable[[Listener, Path], Mapping[str, Measured]] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def run_bench(
         only: Names of the figures wanted; empty for all. A job runs where one of its figures is wanted, and tells all
             of them.
         folder: Where answers are kept, a file per job: a job whose file is there is read and not run again. A figure
-            that was measured at another commit says at which.
+            that was measured at another commit says at which. Long jobs also keep a folder there and go on in it.
         on_event: Hears the stage of every job.
 
     Returns:
@@ -157,7 +159,7 @@ def run_bench(
         elif only and not any(question.name in only for question in job.questions):
             figures += [Figure(question, None, "not asked for in this run") for question in job.questions]
         else:
-            answered = _answer(job, on_event)
+            answered = _answer(job, None if kept is None else kept.with_suffix(""), on_event)
             figures += answered
             if kept is not None:
                 _keep(answered, kept, facts["commit"])
@@ -165,12 +167,17 @@ def run_bench(
     return {"bench": name, **facts, "figures": [figure.to_json() for figure in figures]}, tuple(figures)
 
 
-def _answer(job: Job, on_event: Listener) -> list[Figure]:
+def _answer(job: Job, folder: Path | None, on_event: Listener) -> list[Figure]:
     try:
-        measured = job.run(on_event)
+        measured = job.run(on_event) if folder is None or job.resume is None else job.resume(on_event, folder)
     except (ReverieError, ImportError, OSError, subprocess.SubprocessError) as error:
         return [Figure(question, None, f"{type(error).__name__}: {error}") for question in job.questions]
-    return [Figure(question, measured[question.name]) for question in job.questions]
+    return [
+        Figure(question, measured[question.name])
+        if question.name in measured
+        else Figure(question, None, "this run could not tell it")
+        for question in job.questions
+    ]
 
 
 def _keep(figures: Sequence[Figure], path: Path, commit: str | None) -> None:
