@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PACKAGES", "commit", "environment", "load_average", "machine", "versions"]
+__all__ = ["PACKAGES", "commit", "environment", "load_average", "machine", "processor", "versions"]
 
 PACKAGES = ("reverie", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "scipy", "safetensors", "pillow", "timm")
 
@@ -23,7 +23,7 @@ def machine() -> dict[str, Any]:
     Units: `memory_bytes` bytes; `load_average` runnable processes over one minute, None where the system has none.
     """
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": _memory_bytes(),
@@ -76,7 +76,8 @@ def _git(root: Path, *words: str) -> str | None:
     return done.stdout.strip()
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name that the processor gives itself, such as "AMD EPYC"."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

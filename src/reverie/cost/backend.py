@@ -7,12 +7,12 @@ layer; everything else about timing, tables and prediction is the same for all.
 
 import os
 import platform
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reverie.core.environment import processor
 from reverie.core.network import ImageNetwork
 from reverie.cost.layer_graph import LayerShape
 from reverie.cost.timing import Run
@@ -55,10 +55,4 @@ class Backend(Protocol):
 
 def machine() -> str:
     """The processor's name and cores: what the times of a layer depend on, and no host name."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    except OSError:
-        pass
-    return f"{platform.machine()} {name} of {os.cpu_count()} cores"
+    return f"{platform.machine()} {processor()} of {os.cpu_count()} cores"
