@@ -32,7 +32,7 @@ class Attempt(Generic[Solution]):
     Attributes:
         limit: What the solver was told, in predicted units.
         predicted: What the table says of its solution, at most `limit`.
-        measured: What the solution measured, in the unit of the budget; the mean of its readings.
+        measured: What the solution measured, in the unit of the budget; the mean of the readings that count.
         solution: Whatever the solver returned.
     """
 
@@ -61,7 +61,8 @@ def meet_budget(
     Args:
         solve: Limit -> (solution, its predicted cost); raises `BudgetInfeasible` where the limit is out of reach.
         measure: Solution -> its measured cost and half its 95 % interval, in the unit of `budget`. Where the budget is
-            inside the interval it is called again, up to three times in all, and the mean counts.
+            inside the interval it is called again, up to three times in all, and the mean counts. A solution that
+            ends the search was measured anew after it was chosen, and that counts.
         budget: Upper limit on the measured cost.
         first_limit: Where the solver starts, in predicted units.
         beside: Solution -> others that differ little from it, each with its predicted cost and its loss.
@@ -79,6 +80,10 @@ def meet_budget(
     """
     history: list[Attempt[Solution]] = []
     limit, aim, near = first_limit, budget * (1 - tolerance / 2), tolerance / 2
+
+    def inside(measured: float) -> bool:
+        return budget * (1 - tolerance) <= measured <= budget
+
     while len(history) < attempts:
         direct = _solved(solve, limit)
         found: _Told[Solution] | None = direct
@@ -87,9 +92,11 @@ def meet_budget(
         if found is None:
             break
         told, solution, predicted = found
-        attempt = Attempt(told, predicted, _settled(measure, solution, budget), solution)
-        history.append(attempt)
-        if budget * (1 - tolerance) <= attempt.measured <= budget:
+        measured = _settled(measure, solution, budget)
+        if inside(measured):
+            measured = _settled(measure, solution, budget)
+        history.append(Attempt(told, predicted, measured, solution))
+        if inside(measured):
             break
         limit = _corrected(history, aim)
     met = [attempt for attempt in history if attempt.measured <= budget]
