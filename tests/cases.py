@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from reverie.compress import Compressed, compress
 from reverie.compress.importance import (
     gate_scores,
-    hessian_aware_scores,
     magnitude_scores,
     oracle_changes,
+    parameter_scores,
     second_order_scores,
 )
 from reverie.compress.prune import prune
@@ -144,7 +144,7 @@ def tiny_network(seed: int = 0) -> ImageNetwork:
 
 def wide_network() -> ImageNetwork:
     """Wide enough that fewer channels are worth choosing: 12x12 gray images, 4 classes, evaluation mode."""
-    arguments = {"blocks": 1, "widths": [16, 32, 32], "in_channels": 1, "num_classes": CLASSES}
+    arguments = {"blocks": 1, "widths": [16, 32], "in_channels": 1, "num_classes": CLASSES}
     with preserved_rng():
         torch.manual_seed(0)
         body = CifarResNet(**arguments)
@@ -443,9 +443,7 @@ def _prune(model: ImageNetwork, use: Use) -> Any:
 CASES: tuple[Case, ...] = (
     Case("compress.gate_scores", _scores(gate_scores), {**RUNS, **LISTENS}, seeded=True, reports=True),
     Case("compress.second_order_scores", _scores(second_order_scores), {**RUNS, **LISTENS}, seeded=True, reports=True),
-    Case(
-        "compress.hessian_aware_scores", _scores(hessian_aware_scores), {**RUNS, **LISTENS}, seeded=True, reports=True
-    ),
+    Case("compress.parameter_scores", _scores(parameter_scores), {**RUNS, **LISTENS}, seeded=True, reports=True),
     Case(
         "compress.magnitude_scores",
         lambda model, use: [one.value for one in magnitude_scores(model, probe(model.body, EXAMPLE)).values()],

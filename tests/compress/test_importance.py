@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,16 +8,17 @@ from torch import nn
 from cases import EXAMPLE, tiny_network, tiny_source
 from reverie.compress.importance import (
     Gates,
-    batch_norm_scores,
+    fisher_score,
+    gate_score,
     gate_scores,
-    hessian_aware_scores,
     magnitude_scores,
+    normalization_score,
     oracle_changes,
+    parameter_scores,
     second_order_scores,
     tangent_changes,
-    weight_scores,
+    weight_score,
 )
-from reverie.compress.importance.gradients import linked_sums
 from reverie.compress.importance.image_gates import ImageGates
 from reverie.compress.importance.partial import PartialRuns
 from reverie.core.errors import RangeError, ShapeError
@@ -23,7 +26,16 @@ from reverie.core.network import ImageNetwork
 from reverie.core.source import Source
 from reverie.graph import cut, masked, probe
 
-KINDS = [gate_scores, weight_scores, batch_norm_scores, hessian_aware_scores, second_order_scores]
+
+def of_parameters(score):
+    return pytest.param(partial(parameter_scores, score=score), id=score.__name__)
+
+
+KINDS = [
+    pytest.param(gate_scores, id="gate_scores"),
+    pytest.param(second_order_scores, id="second_order_scores"),
+    *map(of_parameters, (gate_score, weight_score, normalization_score, fisher_score)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +115,12 @@ def test_scores_worked_by_hand():
     (name,) = [group.name for group in structure.free]
     quarter = pytest.approx([0.25, 0.25])
     assert gate_scores(network, structure, source, targets=asked)[name].value.tolist() == quarter
-    assert weight_scores(network, structure, source, targets=asked)[name].value.tolist() == quarter
-    assert batch_norm_scores(network, structure, source, targets=asked)[name].value.tolist() == pytest.approx(
-        [0.5, 0.5]
-    )
+    by_hand = {gate_score: quarter, weight_score: quarter, normalization_score: pytest.approx([0.5, 0.5])}
     # Both sides add up before they are squared.
-    assert hessian_aware_scores(network, structure, source, targets=asked)[name].value.tolist() == pytest.approx([1, 1])
+    by_hand[fisher_score] = pytest.approx([1, 1])
+    for score, wanted in by_hand.items():
+        found = parameter_scores(network, structure, source, targets=asked, score=score)
+        assert found[name].value.tolist() == wanted
     # The softmax curves by p (1 - p) = 1/4 along logits of 1 and 1: (1/2 + 1/8)^2 and (-1/2 + 1/8)^2.
     second = second_order_scores(network, structure, source, targets=asked, probes=400)[name].value
     assert second.tolist() == pytest.approx([0.625**2, 0.375**2], rel=0.1)
@@ -158,7 +170,7 @@ def test_magnitude_is_the_norm_of_what_makes_a_unit(tiny):
     assert first == pytest.approx(weight.abs().flatten(1).sum(1).double(), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_names_every_free_group_and_repeats(kind, tiny, heard):
     network, structure, source = tiny
     events, listen = heard
@@ -178,15 +190,11 @@ def test_every_kind_names_every_free_group_and_repeats(kind, tiny, heard):
 
 def test_the_weights_that_read_a_unit_say_together_what_its_gate_says(tiny):
     network, structure, source = tiny
-    body = network.body
-    loss = F.cross_entropy(body(inputs(network, source)), source.labels)
-    named = dict(body.named_parameters())
-    slopes = torch.autograd.grad(loss, list(named.values()))
-    products = {name: tensor.detach() * slope for (name, tensor), slope in zip(named.items(), slopes, strict=True)}
-    found = gate_scores(network, structure, source, batch_size=len(source), targets=source.labels)
+    asked = {"batch_size": len(source), "targets": source.labels}
+    found = gate_scores(network, structure, source, **asked)
+    together = parameter_scores(network, structure, source, score=gate_score, **asked)
     for group in structure.free:
-        together = linked_sums(group, products, roles=("consume",)).square()
-        assert torch.allclose(found[group.name].value, together.double(), rtol=1e-3, atol=1e-10)
+        assert torch.allclose(found[group.name].value, together[group.name].value, rtol=1e-3, atol=1e-10)
 
 
 class Attention(nn.Module):

@@ -7,12 +7,13 @@ from torch import nn
 
 from cases import EXAMPLE, tiny_network, tiny_source, wide_network
 from reverie.compress.allocator import allocate
-from reverie.compress.importance import gate_scores
+from reverie.compress.importance import gate_score, gate_scores
 from reverie.compress.latencies import macs_at
 from reverie.compress.pruners import (
     EarlyPruning,
     HalpPruner,
     NVitPruner,
+    Pruner,
     Silenced,
     TaylorPruner,
     exponential_targets,
@@ -20,7 +21,6 @@ from reverie.compress.pruners import (
     redistribution,
     similarity,
 )
-from reverie.compress.pruners.silenced import gate_score
 from reverie.compress.sites import find_sites
 from reverie.core.errors import RangeError
 from reverie.core.source import noise_source
@@ -210,11 +210,35 @@ def test_early_pruning_waits_until_nothing_changes():
     assert [again.epoch({"a": width}) for width in (10, 10, 8)] == [False, True, False]
 
 
+class First(Pruner):
+    """Silences the first unit of each group, once."""
+
+    @property
+    def finished(self):
+        return self.silenced.kept < 1
+
+    def prune(self):
+        self.silenced.silence({name: [0] for name in self.silenced.alive})
+
+
+def test_a_pruner_of_ones_own_says_when_it_has_finished_and_what_goes():
+    body, structure, images, labels = prepared()
+    pruner = First(body, structure, every=2, score=gate_score)
+    train(body, pruner, images, labels, batches=1)
+    assert not pruner.finished
+    train(body, pruner, images, labels, batches=2)
+    assert pruner.plan().kept == {group.name: tuple(range(1, group.units)) for group in structure.free}
+    assert_cut_equals(body, structure, pruner.plan(), images)
+    with pytest.raises(TypeError, match="abstract"):
+        Pruner(body, structure, every=2, score=gate_score)
+
+
 def test_numbers_out_of_range():
     body, structure, *_ = prepared()
     for make in (
         lambda: TaylorPruner(body, structure, kept=1.0),
         lambda: TaylorPruner(body, structure, kept=0.5, momentum=1.0),
+        lambda: TaylorPruner(body, structure, kept=0.5, every=0),
         lambda: HalpPruner(body, find_sites(structure, step=4), latency=macs_at, share=0.0),
         lambda: NVitPruner(body, structure, latency=macs_at, share=0.5, eta=-1.0),
         lambda: EarlyPruning(threshold=0.0),

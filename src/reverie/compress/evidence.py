@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.compress.importance.gates import gated_slices
-from reverie.compress.importance.gradients import gate_slopes
+from reverie.compress.importance.products import gate_slopes
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork

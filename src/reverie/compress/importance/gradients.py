@@ -2,41 +2,31 @@
 
 Cost: a forward and a backward pass per batch; for the second order, as many backward passes more as there are probes.
 
-Sources: Molchanov et al., 2019, arXiv:1906.10771 (first and second order, gates and weights); Shen et al. (HALP), 2022,
-arXiv:2110.10811 (batch normalization); Yang et al. (NViT), 2023, arXiv:2110.04869 (all linked parameters).
+Sources: Molchanov et al., 2019, arXiv:1906.10771 (first and second order, gates and weights); scores of parameters name
+their own in `products`.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from reverie.compress.importance.batches import batches, loss_of
-from reverie.compress.importance.gates import Gates, gated_slices
+from reverie.compress.importance.gates import Gates
 from reverie.compress.importance.image_gates import ImageGates
+from reverie.compress.importance.products import Score, fisher_score
 from reverie.compress.importance.scored import Scored, averaged, over_images
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import generator
 from reverie.core.source import Source
-from reverie.graph.structure import Group, Role, Slice, Structure
+from reverie.graph.structure import Structure
 
-__all__ = [
-    "batch_norm_scores",
-    "gate_scores",
-    "gate_slopes",
-    "hessian_aware_scores",
-    "linked_sums",
-    "second_order_scores",
-    "weight_scores",
-]
+__all__ = ["gate_scores", "parameter_scores", "second_order_scores"]
 
 # Images of one pass where each has gates of its own.
 TOGETHER = 64
-
-# Parameter -> weight times gradient, element by element.
-Products = Mapping[str, Tensor]
 
 
 def gate_scores(
@@ -163,149 +153,34 @@ def second_order_scores(
     return _gathered(network, source, one, images, batch_size, targets, on_event)
 
 
-def weight_scores(
+def parameter_scores(
     network: ImageNetwork,
     structure: Structure,
     source: Source,
     *,
+    score: Score = fisher_score,
     images: int = 256,
     batch_size: int = 16,
     targets: Tensor | None = None,
     seed: int = 0,
     on_event: Listener = silent,
 ) -> dict[str, Scored]:
-    """First order, at the weights: sum of (w dL/dw)^2 over the weights that make a unit, averaged over batches.
+    """First order, at the parameters: a score of weights times gradients per batch, averaged over batches.
 
     Args:
-        network: As for `gate_scores`, and so for all others.
+        network: As for `gate_scores`, and so for all that is not named here.
         structure: Of `network.body`.
         source: Images.
+        score: Which products count and how: `fisher_score` (NViT), `normalization_score` (HALP), `weight_score`
+            (Molchanov et al.), or a function of your own.
         images: How many are used at most.
         batch_size: Images whose mean loss is differentiated.
         targets: (n,) class per image, or None.
         seed: Decides the classes.
         on_event: Called with the stage "ranking units".
 
-    Reference: Molchanov et al., 2019. Differs: over all layers that make the unit.
+    Reference: as the score says. Differs: NViT's distillation loss is replaced by answers drawn from the network.
     """
-
-    def score(group: Group, products: Products) -> Tensor:
-        squares = {name: product.square() for name, product in products.items()}
-        return linked_sums(group, squares, roles=("produce",))
-
-    return _of_products(network, structure, source, score, images, batch_size, targets, seed, on_event)
-
-
-def batch_norm_scores(
-    network: ImageNetwork,
-    structure: Structure,
-    source: Source,
-    *,
-    images: int = 256,
-    batch_size: int = 16,
-    targets: Tensor | None = None,
-    seed: int = 0,
-    on_event: Listener = silent,
-) -> dict[str, Scored]:
-    """First order, behind the normalization: |sum of w dL/dw over its scale and shift|, averaged over batches.
-
-    A unit that no normalization follows is scored by the weights that make it, in the same way.
-
-    Args:
-        network: As for `gate_scores`, and so for all others.
-        structure: Of `network.body`.
-        source: Images.
-        images: How many are used at most.
-        batch_size: Images whose mean loss is differentiated.
-        targets: (n,) class per image, or None.
-        seed: Decides the classes.
-        on_event: Called with the stage "ranking units".
-
-    Reference: HALP: the layers of a group are added before the absolute value is taken.
-    """
-
-    def score(group: Group, products: Products) -> Tensor:
-        follows = any(one.role == "follow" and one.tensor in products for one in group.slices)
-        return linked_sums(group, products, roles=("follow",) if follows else ("produce",)).abs()
-
-    return _of_products(network, structure, source, score, images, batch_size, targets, seed, on_event)
-
-
-def hessian_aware_scores(
-    network: ImageNetwork,
-    structure: Structure,
-    source: Source,
-    *,
-    images: int = 256,
-    batch_size: int = 16,
-    targets: Tensor | None = None,
-    seed: int = 0,
-    on_event: Listener = silent,
-) -> dict[str, Scored]:
-    """Hessian-aware over coupled parameters: (sum of w dL/dw over all that goes with a unit)^2, averaged over batches.
-
-    The Fisher approximation of w' H w for the whole structural group. A stream that several blocks share is divided by
-    the number of layers that read it before it is squared, so it compares with what lives in one block.
-
-    Args:
-        network: As for `gate_scores`, and so for all others.
-        structure: Of `network.body`.
-        source: Images.
-        images: How many are used at most.
-        batch_size: Images whose mean loss is differentiated.
-        targets: (n,) class per image, or None.
-        seed: Decides the classes.
-        on_event: Called with the stage "ranking units".
-
-    Reference: NViT. Differs: the divisor is counted from the structure, where the paper's runs
-    have constants per dimension; the distillation loss is replaced by answers drawn from the network.
-    """
-
-    def score(group: Group, products: Products) -> Tensor:
-        total = linked_sums(group, products, roles=("produce", "follow", "consume"))
-        return (total / max(len(group.consumers), 1)).square()
-
-    return _of_products(network, structure, source, score, images, batch_size, targets, seed, on_event)
-
-
-def linked_sums(group: Group, products: Products, *, roles: tuple[Role, ...]) -> Tensor:
-    """The sum of a group's products over what goes with each unit: (units,).
-
-    Args:
-        group: The group.
-        products: Parameter -> one number per element; what is not there counts nothing.
-        roles: Which slices of the group count. An element in two of them counts once per slice.
-    """
-    return _summed(group, [one for one in group.slices if one.role in roles], products)
-
-
-def gate_slopes(group: Group, products: Products) -> Tensor:
-    """The derivative of the loss at the gate of each unit, from weights times gradients: (units,)."""
-    return _summed(group, gated_slices(group), products)
-
-
-def _summed(group: Group, slices: Iterable[Slice], products: Products) -> Tensor:
-    total = torch.zeros(group.units)
-    for one in slices:
-        if one.tensor in products:
-            moved = products[one.tensor].transpose(0, one.dim)
-            per_row = moved.reshape(len(moved), -1).sum(1)
-            total = total.to(per_row) + per_row[torch.tensor(one.rows(range(group.units)))].view(group.units, -1).sum(1)
-    return total
-
-
-def _of_products(
-    network: ImageNetwork,
-    structure: Structure,
-    source: Source,
-    score: Callable[[Group, Products], Tensor],
-    images: int,
-    batch_size: int,
-    targets: Tensor | None,
-    seed: int,
-    on_event: Listener,
-) -> dict[str, Scored]:
-    """Scores from weights times gradients."""
     body = copy.deepcopy(network.body).eval()
     named = {one.tensor for group in structure.free for one in group.slices}
     tensors = {name: tensor.requires_grad_(name in named) for name, tensor in body.named_parameters()}

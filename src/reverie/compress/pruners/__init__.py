@@ -7,6 +7,7 @@ units in place, and says at the end what is left as a `Plan`, which `reverie.gra
 from reverie.compress.pruners.epi import EarlyPruning, kept_counts, similarity
 from reverie.compress.pruners.halp import HalpPruner, exponential_targets
 from reverie.compress.pruners.nvit import NVitPruner, Redistributed, redistribution
+from reverie.compress.pruners.pruner import Pruner
 from reverie.compress.pruners.silenced import Silenced
 from reverie.compress.pruners.taylor import TaylorPruner
 
@@ -14,6 +15,7 @@ __all__ = [
     "EarlyPruning",
     "HalpPruner",
     "NVitPruner",
+    "Pruner",
     "Redistributed",
     "Silenced",
     "TaylorPruner",

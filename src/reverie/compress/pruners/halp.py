@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from reverie.compress.allocator import Allocation
 from reverie.compress.baselines import halp_allocate
+from reverie.compress.importance.products import Score, normalization_score
 from reverie.compress.options import PairCost, Site
-from reverie.compress.plan import Plan
-from reverie.compress.pruners.silenced import Score, Silenced, normalization_score
+from reverie.compress.pruners.pruner import Pruner
 from reverie.compress.sites import BYPASS, LayerCost, Sites, build_problem
 from reverie.core.errors import RangeError
 
@@ -51,7 +51,7 @@ def _halp(sites: Sequence[Site], pairs: Sequence[PairCost], limit: float) -> All
     return halp_allocate(sites, pairs, budget="latency", limit=limit, steps=1)
 
 
-class HalpPruner:
+class HalpPruner(Pruner):
     """Latency-aware pruning while training goes on.
 
     Args:
@@ -68,7 +68,7 @@ class HalpPruner:
         RangeError: A number is out of its range.
 
     Reference: the paper's algorithm. Differs: the importance of a width is that of the units it leaves out, and the
-    exact allocator may take the knapsack's place; blocks are not bypassed; how a loop calls it is in `TaylorPruner`.
+    exact allocator may take the knapsack's place; blocks are not bypassed; how a loop calls it is in `Pruner`.
 
     Fails when: latencies of the table do not add up to the network's; measure the result, and lower the share.
     """
@@ -85,36 +85,21 @@ class HalpPruner:
         score: Score = normalization_score,
         solve: Solve = _halp,
     ) -> None:
-        if not 0 < share < 1 or every < 1:
-            raise RangeError(f"share must be in (0, 1) and every at least 1, got {share} and {every}")
-        self.silenced = Silenced(body, sites.structure, score=score)
-        self.sites, self.latency, self.every, self.solve = _without_bypass(sites), latency, every, solve
+        super().__init__(body, sites.structure, every=every, score=score)
+        if not 0 < share < 1:
+            raise RangeError(f"share must be in (0, 1), got {share}")
+        self.sites, self.latency, self.solve = _without_bypass(sites), latency, solve
         whole = build_problem(self.sites, {}, {"latency": latency}).whole("latency")
         self._targets = exponential_targets(whole, share * whole, steps=steps)
-        self._steps = 0
 
     @property
     def finished(self) -> bool:
         """Whether the schedule has ended."""
         return not self._targets
 
-    def after_backward(self) -> None:
-        """Read the gradients of a batch."""
-        if not self.finished:
-            self.silenced.observe()
-
-    def after_step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Keep silent units silent, and silence more where it is time."""
-        self._steps += 1
-        if self._steps % self.every == 0 and not self.finished:
-            self._prune(self._targets.pop(0))
-        self.silenced.hush(optimizer)
-
-    def plan(self) -> Plan:
-        """What is left."""
-        return self.silenced.plan()
-
-    def _prune(self, target: float) -> None:
+    def prune(self) -> None:
+        """Let the knapsack choose widths within the next limit of the schedule."""
+        target = self._targets.pop(0)
         scores = self.silenced.take()
         counts = self.silenced.counts
         widths = {

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from reverie.compress.plan import Plan
-from reverie.compress.pruners.silenced import Score, Silenced, fisher_score
+from reverie.compress.importance.products import Score, fisher_score
+from reverie.compress.pruners.pruner import Pruner
 from reverie.compress.sites import LayerCost
 from reverie.core.errors import RangeError
 from reverie.graph.structure import Structure
@@ -18,7 +18,7 @@ from reverie.graph.structure import Structure
 __all__ = ["NVitPruner", "Redistributed", "redistribution"]
 
 
-class NVitPruner:
+class NVitPruner(Pruner):
     """Global pruning of all dimensions of a transformer, or of any network, until a latency is predicted.
 
     Every `every` batches, `remove` blocks of units go, of all groups together those of the least
@@ -59,16 +59,14 @@ class NVitPruner:
         block: Mapping[str, int] | None = None,
         score: Score = fisher_score,
     ) -> None:
-        if not 0 < share < 1 or every < 1 or remove < 1 or eta < 0:
+        super().__init__(body, structure, every=every, score=score)
+        if not 0 < share < 1 or remove < 1 or eta < 0:
             raise RangeError(
-                f"share must be in (0, 1), every and remove at least 1, eta at least 0; "
-                f"got {share}, {every}, {remove} and {eta}"
+                f"share must be in (0, 1), remove at least 1, eta at least 0; got {share}, {remove} and {eta}"
             )
-        self.silenced = Silenced(body, structure, score=score)
-        self.latency, self.every, self.remove, self.eta = latency, every, remove, eta
+        self.latency, self.remove, self.eta = latency, remove, eta
         self.block = dict(block or {})
         self._limit = share * self.predicted({})
-        self._steps = 0
 
     def predicted(self, counts: Mapping[str, int]) -> float:
         """The latency of the network with these units."""
@@ -79,22 +77,8 @@ class NVitPruner:
         """Whether the predicted latency is within the share."""
         return self.predicted(self.silenced.counts) <= self._limit
 
-    def after_backward(self) -> None:
-        """Read the gradients of a batch."""
-        self.silenced.observe()
-
-    def after_step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Keep silent units silent, and silence more where it is time."""
-        self._steps += 1
-        if self._steps % self.every == 0 and not self.finished:
-            self._prune()
-        self.silenced.hush(optimizer)
-
-    def plan(self) -> Plan:
-        """What is left."""
-        return self.silenced.plan()
-
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Silence the blocks of units whose score, less what they save, is least."""
         scores = self.silenced.take()
         for _ in range(self.remove):
             counts = self.silenced.counts

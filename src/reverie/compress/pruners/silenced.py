@@ -1,36 +1,16 @@
 """A network that trains on while units in it are silent: at full width, and equal to what a cut would leave."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from reverie.compress.importance.gradients import Products, gate_slopes, linked_sums
+from reverie.compress.importance.products import Score
 from reverie.compress.plan import Plan
 from reverie.core.errors import RangeError
-from reverie.graph.structure import Group, Structure
+from reverie.graph.structure import Structure
 
-__all__ = ["Score", "Silenced", "fisher_score", "gate_score", "normalization_score"]
-
-# One group's scores from weights times gradients of one batch: (units,), higher means keep.
-Score = Callable[[Group, Products], Tensor]
-
-
-def gate_score(group: Group, products: Products) -> Tensor:
-    """(dL/dz)^2 at the unit's gate; see `reverie.compress.importance.gate_scores`."""
-    return gate_slopes(group, products).square()
-
-
-def normalization_score(group: Group, products: Products) -> Tensor:
-    """|dL/dz| behind the normalization; see `reverie.compress.importance.batch_norm_scores`."""
-    follows = any(one.role == "follow" and one.tensor in products for one in group.slices)
-    return linked_sums(group, products, roles=("follow",) if follows else ("produce",)).abs()
-
-
-def fisher_score(group: Group, products: Products) -> Tensor:
-    """(sum over all that goes with the unit)^2; see `reverie.compress.importance.hessian_aware_scores`."""
-    total = linked_sums(group, products, roles=("produce", "follow", "consume"))
-    return (total / max(len(group.consumers), 1)).square()
+__all__ = ["Silenced"]
 
 
 class Silenced:

@@ -6,15 +6,15 @@ Reference: Molchanov et al., 2019, "Importance estimation for neural network pru
 import torch
 from torch import Tensor, nn
 
-from reverie.compress.plan import Plan
-from reverie.compress.pruners.silenced import Score, Silenced, gate_score
+from reverie.compress.importance.products import Score, gate_score
+from reverie.compress.pruners.pruner import Pruner
 from reverie.core.errors import RangeError
 from reverie.graph.structure import Structure
 
 __all__ = ["TaylorPruner"]
 
 
-class TaylorPruner:
+class TaylorPruner(Pruner):
     """Iterative pruning over all layers at once by a running average of Taylor scores.
 
     Args:
@@ -28,17 +28,6 @@ class TaylorPruner:
 
     Raises:
         RangeError: A number is out of its range.
-
-    Example of a loop::
-
-        pruner = TaylorPruner(body, structure, kept=0.5)
-        for images, labels in loader:
-            optimizer.zero_grad()
-            cross_entropy(body(images), labels).backward()
-            pruner.after_backward()
-            optimizer.step()
-            pruner.after_step(optimizer)
-        small, record = cut(body, structure, pruner.plan().kept)
 
     Reference: the paper's rule: 100 units every 30 batches of 256, then 25 epochs of training at a falling rate without
     weight decay. Differs: one gate per group of coupled units, found from the network, so the scores of shared stages
@@ -58,14 +47,12 @@ class TaylorPruner:
         momentum: float = 0.9,
         score: Score = gate_score,
     ) -> None:
-        if not 0 < kept < 1 or every < 1 or remove < 1 or not 0 <= momentum < 1:
+        super().__init__(body, structure, every=every, score=score)
+        if not 0 < kept < 1 or remove < 1 or not 0 <= momentum < 1:
             raise RangeError(
-                f"kept must be in (0, 1), every and remove at least 1, momentum in [0, 1); "
-                f"got {kept}, {every}, {remove} and {momentum}"
+                f"kept must be in (0, 1), remove at least 1, momentum in [0, 1); got {kept}, {remove} and {momentum}"
             )
-        self.silenced = Silenced(body, structure, score=score)
-        self.target, self.every, self.remove, self.momentum = kept, every, remove, momentum
-        self._steps = 0
+        self.target, self.remove, self.momentum = kept, remove, momentum
         self._average: dict[str, Tensor] = {}
 
     @property
@@ -73,23 +60,8 @@ class TaylorPruner:
         """Whether as few units are left as was asked."""
         return self.silenced.kept <= self.target
 
-    def after_backward(self) -> None:
-        """Read the gradients of a batch."""
-        if not self.finished:
-            self.silenced.observe()
-
-    def after_step(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Keep silent units silent, and silence more where it is time."""
-        self._steps += 1
-        if self._steps % self.every == 0 and not self.finished:
-            self._prune()
-        self.silenced.hush(optimizer)
-
-    def plan(self) -> Plan:
-        """What is left."""
-        return self.silenced.plan()
-
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Silence the units of least average score."""
         fresh = self.silenced.take()
         keep = self.momentum if self._average else 0.0
         self._average = {
