@@ -10,6 +10,7 @@ import pytest
 from reverie.cli.main import main
 
 MODEL = "zoo:fashion-vgg"
+STUDENT = "reverie.zoo.networks:CifarVGG(stages=[[4],[8]],in_channels=1)@initial"
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any]]:
@@ -72,19 +73,22 @@ def test_the_other_routes(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     assert (status, told["count"], told["views"]) == (0, 10, 2)
     assert (tmp_path / "set" / "data" / "soft_labels.safetensors").exists()
     words = ("--n", 16, "--rounds", 2, "--teach-steps", 2, "--steps", 2, "--out", tmp_path / "adapted")
-    status, told = run(capsys, "bank", "adapt", MODEL, "zoo:fashion-resnet20", *words)
+    status, told = run(capsys, "bank", "adapt", MODEL, STUDENT, *words)
     assert (status, len(told["rounds"])) == (0, 2)
     assert told["rounds"][0]["student_agrees"] is None
     assert 0 <= told["rounds"][1]["student_agrees"] <= 1
 
 
 def test_features_are_inverted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    filled(capsys, tmp_path / "bank")
-    words = ("--bank", tmp_path / "bank", "--layers", "body.conv1", "body.layer1", "--images", "zoo:fashion-mnist")
-    words += ("--n", 12, "--steps", 2, "--out", tmp_path / "seen.png")
-    status, told = run(capsys, "bank", "invert", "zoo:fashion-resnet20", *words)
+    tiny = ("tiny_networks:flat@initial", "--image-shape", 3, 8, 8, "--mean", 0, "--std", 1)
+    assert run(capsys, "bank", "fill", *tiny, "--out", tmp_path / "bank", "--n", 10, "--steps", 2)[0] == 0
+    images = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "unseen.npz", images=images, labels=np.arange(12) % 4)
+    words = ("--bank", tmp_path / "bank", "--layers", "body.0", "body.2", "--images", tmp_path / "unseen.npz")
+    words += ("--n", 12, "--steps", 2, "--refine", 2, "--out", tmp_path / "seen.png")
+    status, told = run(capsys, "bank", "invert", *tiny, *words)
     assert status == 0
-    assert list(told["decisions_kept"]) == ["body.conv1", "body.layer1"]
+    assert (told["count"], list(told["decisions_kept"])) == (12, ["body.0", "body.2"])
     assert all(0 <= share <= 1 for share in told["decisions_kept"].values())
     assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG")
 
@@ -146,13 +150,13 @@ def test_pictures_and_folders_by_class_name(capsys: pytest.CaptureFixture[str], 
 
 def test_the_loop_of_other_lessons_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ("--n", 16, "--rounds", 2, "--teach-steps", 2, "--steps", 1, "--out", tmp_path / "adapted")
-    status, told = run(capsys, "bank", "adapt", MODEL, "zoo:fashion-resnet20", *words, "--hard", 0.5)
+    status, told = run(capsys, "bank", "adapt", MODEL, STUDENT, *words, "--hard", 0.5)
     assert (status, told["how"]["statistics"]) == (0, "batch normalization")
-    status, told = run(capsys, "bank", "adapt", MODEL, "zoo:fashion-resnet20", *words)
+    status, told = run(capsys, "bank", "adapt", MODEL, STUDENT, *words)
     assert (status, told["error"]["kind"]) == (2, "FolderInUse")
     assert "of other lessons" in told["error"]["message"]
     for wrong in (("--hard", 1.5), ("--weight", -1)):
-        status, told = run(capsys, "bank", "adapt", MODEL, "zoo:fashion-resnet20", *words, *wrong)
+        status, told = run(capsys, "bank", "adapt", MODEL, STUDENT, *words, *wrong)
         assert (status, told["error"]["kind"]) == (2, "RangeError")
 
 

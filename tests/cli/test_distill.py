@@ -8,6 +8,8 @@ import pytest
 
 from reverie.cli.main import main
 
+TINY = ["tiny_networks:flat(channels=1)@initial", "--image-shape", "1", "8", "8", "--mean", "0", "--std", "1"]
+OF_TINY = "reverie.zoo.networks:CifarVGG(stages=[[4]], in_channels=1, num_classes=4)"
 STUDENT = "reverie.zoo.networks:CifarResNet(blocks=1, widths=[4, 4, 4], in_channels=1)"
 QUICK = ["--teach-steps", "2", "--batch-size", "8", "--learning-rate", "0.001"]
 
@@ -21,13 +23,16 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_a_student_is_taught_and_the_answer_is_one_json_object(
-    tmp_path: Path, images: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["distill", "zoo:fashion-vgg", STUDENT, "--out", str(tmp_path / "run"), "--source", str(images)]
-    words += ["--test-set", str(images), "--seeds", "2", "--no-control", "--json", *QUICK]
+    path = tmp_path / "small.npz"
+    rng = np.random.default_rng(0)
+    np.savez(path, images=rng.integers(0, 256, (64, 1, 8, 8), dtype=np.uint8), labels=np.arange(64) % 4)
+    words = ["distill", TINY[0], OF_TINY, *TINY[1:], "--out", str(tmp_path / "run"), "--source", str(path)]
+    words += ["--test-set", str(path), "--seeds", "2", "--no-control", "--json", *QUICK]
     assert main(words) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["asked"]["student"] == STUDENT
+    assert found["asked"]["student"] == OF_TINY
     assert len(found["figures"]["lines"][0]["accuracy"]) == 2
     assert main([word for word in words if word != "--json"]) == 0
     shown = capsys.readouterr().out

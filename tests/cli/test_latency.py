@@ -43,12 +43,13 @@ def test_a_table_is_built_shown_and_not_built_twice(table, capsys):
 
 
 def test_networks_are_compared_in_a_runtime(capsys):
-    words = ["latency", "compare", MODEL, "zoo:fashion-vgg", "--seconds", "0.2"]
-    status, found, _ = answer(capsys, *words)
+    large, small = "tiny_networks:flat(side=24)@initial", "tiny_networks:pooled@initial"
+    words = ["latency", "compare", large, small, "--image-shape", "3", "24", "24", "--mean", "0", "--std", "1"]
+    status, found, _ = answer(capsys, *words, "--seconds", "0.2")
     assert status == 0
     timings = found["backends"]["onnxruntime"]
-    assert timings[MODEL]["ratio_median"] == 1.0
-    assert timings["zoo:fashion-vgg"]["ratio_median"] > 0
+    assert timings[large]["ratio_median"] == 1.0
+    assert timings[small]["ratio_median"] > 0
 
 
 @pytest.mark.parametrize(

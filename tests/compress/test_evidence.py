@@ -44,8 +44,8 @@ def test_scores_are_the_squared_change_of_the_logits_where_the_network_is_linear
 def test_scores_do_not_depend_on_the_batch_size_but_for_chance():
     network, images = linear_network(), source()
     structure = probe(network.body, torch.zeros(1, 1, 8, 8))
-    small = taylor_scores(network, structure, images, probes=300, batch_size=2)["0"]
-    large = taylor_scores(network, structure, images, probes=4000, batch_size=32)["0"]
+    small = taylor_scores(network, structure, images, probes=150, batch_size=2)["0"]
+    large = taylor_scores(network, structure, images, probes=2000, batch_size=32)["0"]
     torch.testing.assert_close(small, large, rtol=0.12, atol=0.0)
 
 

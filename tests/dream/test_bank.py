@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,8 @@ from reverie.core.errors import CorruptFile, FolderInUse, ReferenceNotFound, Ver
 from reverie.core.events import Event
 from reverie.dream import Bank, class_term, dream
 
+KILLED_AT = (2, 7, 13)
+# One process that forks the ones to be killed, so that torch is imported once.
 SCRIPT = """
 import os, signal, sys
 import torch
@@ -30,12 +31,34 @@ net = nn.Sequential(
     nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
 )
 
-def kill(event):
-    if event.step == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
+def fill(last):
+    def kill(event):
+        if event.step == last:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-dream(net, count=10, image_shape=(3, 8, 8), steps=5, batch_size=4, path=sys.argv[1], on_event=kill)
+    dream(net, count=10, image_shape=(3, 8, 8), steps=5, batch_size=4, path=f"{sys.argv[1]}/{last}", on_event=kill)
+
+for word in sys.argv[2:]:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            fill(int(word))
+        finally:
+            os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
 """
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of banks, each named after the step at which its process was killed."""
+    folder = tmp_path_factory.mktemp("killed")
+    environment = os.environ | {"PYTHONPATH": str(Path(reverie.__file__).parents[1])}
+    words = [sys.executable, "-c", SCRIPT, str(folder), *map(str, KILLED_AT)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
 
 
 def asked(network: nn.Module, path: Path | None = None, **changed: object) -> Bank:
@@ -47,19 +70,16 @@ def files(folder: Path) -> dict[str, bytes]:
     return {entry.name: entry.read_bytes() for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")}
 
 
-@pytest.mark.parametrize("killed_at", [2, 7, 13])
-def test_a_killed_run_ends_with_the_same_bytes(small_net: nn.Module, tmp_path: Path, killed_at: int) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(reverie.__file__).parents[1])}
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "killed"), str(killed_at)], env=environment, check=False
-    )
-    assert run.returncode == -signal.SIGKILL
-    left = files(tmp_path / "killed")
+@pytest.mark.parametrize("killed_at", KILLED_AT)
+def test_a_killed_run_ends_with_the_same_bytes(
+    small_net: nn.Module, killed: Path, tmp_path: Path, killed_at: int
+) -> None:
+    left = files(killed / str(killed_at))
     assert len(left) == 1 + (killed_at - 1) // 5
     # The network of the script: the same seed as every test begins with.
-    asked(small_net, tmp_path / "killed")
+    asked(small_net, killed / str(killed_at))
     asked(small_net, tmp_path / "whole")
-    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+    assert files(killed / str(killed_at)) == files(tmp_path / "whole")
     assert left.items() - {("manifest.json", left["manifest.json"])} <= files(tmp_path / "whole").items()
 
 

@@ -1,5 +1,6 @@
 """A bank filled by several processes, killed at random moments: the same bytes as from one that nobody disturbed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ CONFIG = {"count": 2 * SHARDS, "seed": 0}
 
 # One process that forks workers and kills them, so that torch is imported once.
 DRIVER = """
-import os, random, signal, sys, time
+import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
 from torch import nn
@@ -29,9 +30,8 @@ from reverie.dream import dream
 from reverie.dream.bank import Folder
 
 torch.set_num_threads(1)
-what, folder, kills, workers = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 
-def fill():
+def fill(what, folder):
     if what == "dream":
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4))
@@ -44,30 +44,28 @@ def fill():
             time.sleep(0.02)
             bank.add(shard(index), index)
 
-def begin():
+def begin(*job):
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
-            fill()
+            fill(*job)
             status = 0
         finally:
             os._exit(status)
     return pid
 
-rng, struck = random.Random(kills), 0
-for _ in range(kills):
-    pids = [begin() for _ in range(workers)]
-    time.sleep(rng.random() * 0.25)
-    victims = pids if rng.random() < 0.5 else pids[:1]
-    for pid in victims:
-        os.kill(pid, signal.SIGKILL)
-    statuses = [os.waitpid(pid, 0)[1] for pid in pids]
-    struck += sum(os.WIFSIGNALED(status) for status in statuses)
-    assert all(status == 0 or os.WIFSIGNALED(status) for status in statuses), statuses
-ends = [os.waitpid(pid, 0)[1] for pid in [begin() for _ in range(workers)]]
-assert ends == [0] * workers, ends
-print(struck)
+for what, name, kills, workers in json.loads(sys.argv[1]):
+    job, rng = (what, Path(name)), random.Random(kills)
+    for _ in range(kills):
+        pids = [begin(*job) for _ in range(workers)]
+        time.sleep(rng.random() * 0.25)
+        for pid in pids if rng.random() < 0.5 else pids[:1]:
+            os.kill(pid, signal.SIGKILL)
+        statuses = [os.waitpid(pid, 0)[1] for pid in pids]
+        assert all(status == 0 or os.WIFSIGNALED(status) for status in statuses), statuses
+    ends = [os.waitpid(pid, 0)[1] for pid in [begin(*job) for _ in range(workers)]]
+    assert ends == [0] * workers, ends
 """
 
 
@@ -89,10 +87,15 @@ def files(folder: Path) -> dict[str, bytes]:
     return {entry.name: entry.read_bytes() for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")}
 
 
-def drive(what: str, folder: Path, *, kills: int, workers: int) -> int:
+Job = tuple[str, Path, int, int]
+
+
+def drive(*jobs: Job) -> None:
+    """Fill folders: what with, which, how often workers are killed first, and how many work at once."""
     paths = os.pathsep.join([str(Path(reverie.__file__).parents[1]), str(Path(__file__).parent)])
+    asked = json.dumps([(what, str(folder), kills, workers) for what, folder, kills, workers in jobs])
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, what, str(folder), str(kills), str(workers)],
+        [sys.executable, "-c", DRIVER, asked],
         env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -100,7 +103,14 @@ def drive(what: str, folder: Path, *, kills: int, workers: int) -> int:
         timeout=250,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return int(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that three processes filled, and one that two filled after having been killed three times."""
+    folder = tmp_path_factory.mktemp("driven")
+    drive(("folder", folder / "shared", 0, 3), ("folder", folder / "killed", 3, 2))
+    return folder
 
 
 def test_the_order_of_writing_leaves_no_mark(tmp_path: Path) -> None:
@@ -109,25 +119,21 @@ def test_the_order_of_writing_leaves_no_mark(tmp_path: Path) -> None:
     assert len(Bank.load(tmp_path / "mixed")) == 2 * SHARDS
 
 
-def test_nobody_makes_a_shard_twice(tmp_path: Path) -> None:
-    drive("folder", tmp_path / "shared", kills=0, workers=3)
-    made = (tmp_path / "shared" / ".made").read_text().split()
+def test_nobody_makes_a_shard_twice(driven: Path, tmp_path: Path) -> None:
+    made = (driven / "shared" / ".made").read_text().split()
     assert sorted(map(int, made)) == list(range(SHARDS))
-    assert files(tmp_path / "shared") == filled(tmp_path / "alone", list(range(SHARDS)))
-    assert [one.name for one in (tmp_path / "shared").glob("*.claim")] == []
+    assert files(driven / "shared") == filled(tmp_path / "alone", list(range(SHARDS)))
+    assert [one.name for one in (driven / "shared").glob("*.claim")] == []
 
 
-def test_killed_three_times_two_at_work(tmp_path: Path) -> None:
-    drive("folder", tmp_path / "killed", kills=3, workers=2)
-    assert files(tmp_path / "killed") == filled(tmp_path / "whole", list(range(SHARDS)))
+def test_killed_three_times_two_at_work(driven: Path, tmp_path: Path) -> None:
+    assert files(driven / "killed") == filled(tmp_path / "whole", list(range(SHARDS)))
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("what", ["folder", "dream"])
 def test_killed_twenty_times(what: str, tmp_path: Path) -> None:
-    for kills in range(1, 21):
-        drive(what, tmp_path / f"killed {kills}", kills=kills, workers=2)
-    drive(what, tmp_path / "whole", kills=0, workers=1)
+    drive((what, tmp_path / "whole", 0, 1), *((what, tmp_path / f"killed {kills}", kills, 2) for kills in range(1, 21)))
     for kills in range(1, 21):
         assert files(tmp_path / f"killed {kills}") == files(tmp_path / "whole"), kills
 
