@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reverie.dream.statistics import _mean_and_variance
+from reverie.dream.statistics import mean_and_variance, moments_backward
 
 __all__ = ["ChannelMoments", "channel_axis", "channel_moments"]
 
@@ -25,7 +25,7 @@ class ChannelMoments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, axis: int) -> tuple[Tensor, Tensor]:  # noqa: ANN401  torch's context object
         """Both moments."""
-        mean, variance = _mean_and_variance(_as_images(x, axis))
+        mean, variance = mean_and_variance(_as_images(x, axis))
         ctx.save_for_backward(x, mean)
         ctx.axis = axis
         ctx.set_materialize_grads(False)
@@ -42,9 +42,7 @@ class ChannelMoments(torch.autograd.Function):
         x, mean = ctx.saved_tensors
         shape = [1] * x.ndim
         shape[ctx.axis] = -1
-        count = x.numel() // x.shape[ctx.axis]
-        slope = torch.zeros_like(mean) if grad_variance is None else grad_variance * (2 / count)
-        offset = -slope * mean if grad_mean is None else grad_mean / count - slope * mean
+        slope, offset = moments_backward(mean, grad_mean, grad_variance, count=x.numel() // x.shape[ctx.axis])
         return torch.addcmul(offset.view(shape).to(x.dtype), x, slope.view(shape).to(x.dtype)), None
 
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["BatchNormWithMoments", "Moments", "moments"]
+__all__ = ["BatchNormWithMoments", "Moments", "mean_and_variance", "moments", "moments_backward"]
 
 WIDE_ELEMENTS = 2048
 
@@ -72,7 +72,7 @@ class BatchNormWithMoments(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Affine output and both moments."""
         y = torch.native_batch_norm(x, weight, bias, stored_mean, stored_variance, False, 0.0, eps)[0]
-        mean, variance = _mean_and_variance(x)
+        mean, variance = mean_and_variance(x)
         ctx.save_for_backward(x, weight, stored_variance, mean)
         ctx.eps = eps
         ctx.set_materialize_grads(False)
@@ -88,9 +88,7 @@ class BatchNormWithMoments(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         """The gradient of all three outputs in one affine map and one addition."""
         x, weight, stored_variance, mean = ctx.saved_tensors
-        count = x.numel() // x.shape[1]
-        slope = mean.new_zeros(mean.shape) if grad_variance is None else grad_variance * (2 / count)
-        offset = -slope * mean if grad_mean is None else grad_mean / count - slope * mean
+        slope, offset = moments_backward(mean, grad_mean, grad_variance, count=x.numel() // x.shape[1])
         if grad_y is None:
             dx = _affine(x, slope, offset)
         else:
@@ -133,7 +131,18 @@ class ClampInPlace(torch.autograd.Function):
         return torch.ops.aten.hardtanh_backward(grad, clamped, *ctx.bounds), None, None
 
 
-def _mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
+def moments_backward(
+    mean: Tensor, grad_mean: Tensor | None, grad_variance: Tensor | None, *, count: int
+) -> tuple[Tensor, Tensor]:
+    """The gradient of both moments as an affine map of what they are of: slope and offset, (c,) each.
+
+    With n = count elements per channel: slope = 2 gv / n, offset = gm / n - slope m. None is a gradient of zero.
+    """
+    slope = torch.zeros_like(mean) if grad_variance is None else grad_variance * (2 / count)
+    return slope, -slope * mean if grad_mean is None else grad_mean / count - slope * mean
+
+
+def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel, in float32 where x is of half precision."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     if x.device.type != "cpu":

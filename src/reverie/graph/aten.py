@@ -174,23 +174,9 @@ def weight_norm(step: Step) -> None:
     step.emit(axes, scale)
 
 
-@register_rule(aten._fused_rms_norm)
-def rms_norm(step: Step) -> None:
-    """Root mean square over the last axes."""
-    axes = step.axes(step["input"])
-    normalized = axes[-len(step["normalized_shape"]) :]
-    weight = _optional(step, "weight")
-    for axis, other in zip(step.axes(weight) if weight else (), normalized, strict=weight is not None):
-        step.couple(axis, other)
-    for axis in normalized:
-        step.cross(axis, "normalizes across these units")
-        step.attribute(axis, "normalized_shape")
-    step.emit(axes)
-
-
-@register_rule(aten.native_layer_norm)
+@register_rule(aten._fused_rms_norm, aten.native_layer_norm)
 def layer_norm(step: Step) -> None:
-    """Statistics over the last axes: taking a unit away changes all others."""
+    """Mean square or variance over the last axes: taking a unit away changes all others."""
     axes = step.axes(step["input"])
     normalized = axes[-len(step["normalized_shape"]) :]
     for name in ("weight", "bias"):
