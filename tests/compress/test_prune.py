@@ -5,6 +5,7 @@ from cases import wide_network
 from reverie.compress.evidence import loss_change, reference_logits
 from reverie.compress.importance import magnitude_scores
 from reverie.compress.prune import option_losses, prune
+from reverie.compress.ridge import refit
 from reverie.compress.sites import find_sites
 from reverie.core.edit import replay
 from reverie.core.errors import BudgetInfeasible, RangeError, ShapeError
@@ -54,6 +55,10 @@ def test_compensation_brings_the_network_nearer(network, source):
     made = prune(network, source, macs="60%", step=4)
     assert made.plan == bare.plan
     assert agreement(network, made.network, source) < 0.8 * agreement(network, bare.network, source)
+    # Layers are fitted anew, then statistics are counted anew.
+    both = reestimate_batch_norm(refit(network, bare.network, bare.record, source), source)
+    again = both.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in made.network.state_dict().items())
 
 
 def test_any_importance_may_rank(network, source):
