@@ -50,6 +50,12 @@ class Allocation:
         gap: (loss - lower_bound) / |loss|; 0 is a proven optimum, above 0 the time ran out or the gap was allowed.
         solver: What proved it, with its version.
         segments: Names of the segments chosen.
+
+    Example:
+        >>> site = Site("conv", (Option("16", 0.0, {"latency": 2.0}), Option("8", 0.3, {"latency": 1.0})))
+        >>> found = allocate([site], budgets={"latency": 1.5})
+        >>> found.choice, found.loss, found.costs, found.gap
+        ({'conv': 1}, 0.3, {'latency': 1.0}, 0.0)
     """
 
     choice: Mapping[str, int]

@@ -17,6 +17,10 @@ class Option:
         name: What a plan calls it, such as a width.
         loss: Rise of the loss; any finite number, lower is better.
         costs: Budget name -> what the option costs, in the unit of the budget. A name left out costs nothing here.
+
+    Example:
+        >>> Option("8", 0.3, {"latency": 1.0}).costs["latency"]
+        1.0
     """
 
     name: str
@@ -31,6 +35,10 @@ class Site:
     Attributes:
         name: Unique.
         options: At least one.
+
+    Example:
+        >>> [option.name for option in Site("conv", (Option("16", 0.0), Option("8", 0.3))).options]
+        ['16', '8']
     """
 
     name: str
@@ -65,6 +73,11 @@ class PairCost:
         forbidden: (options of a, options of b), true where the two options exclude each other; None allows all.
         loss: (options of a, options of b), what the loss of the two together is above the sum of their losses; None is
             zero.
+
+    Example:
+        >>> latency_ms = np.array([[4.0, 2.0], [2.0, 1.0]])  # of the layer between, at either width before and behind
+        >>> PairCost("conv1", "conv2", {"latency": latency_ms}).costs["latency"][1, 0]
+        np.float64(2.0)
     """
 
     site_a: str

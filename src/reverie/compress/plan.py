@@ -16,6 +16,11 @@ class Plan:
     Attributes:
         kept: Group name -> indices of the units kept, ascending. A group that is not named stays whole.
         bypassed: Qualified names of modules that become the identity.
+
+    Example:
+        >>> plan = Plan({"conv1": (0, 2, 5)}, bypassed=("layer2.1",))
+        >>> Plan.from_json(plan.to_json()) == plan
+        True
     """
 
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)

@@ -25,6 +25,10 @@ class Measured:
             is counted and has no spread.
         relative: The figure as a share of the teacher's, where that says something; None elsewhere. A latency's is
             the median of ratios taken round by round, not the ratio of medians.
+
+    Example:
+        >>> Measured(2.4, low=2.3, high=2.6, relative=0.6).relative
+        0.6
     """
 
     value: float
@@ -44,6 +48,11 @@ class Row:
         teacher: The network that was given.
         compressed: The network that is handed over.
         control: The network that the same pipeline made from Gaussian noise in place of dreams.
+
+    Example:
+        >>> row = Row("size", "byte", "counted", Measured(4e6), Measured(1e6, relative=0.25), control=None)
+        >>> row.compressed.relative
+        0.25
     """
 
     quantity: str
@@ -69,6 +78,11 @@ class Decision:
         kept: Units left; 0 where the block around them is bypassed.
         loss: Evidence: what this choice alone does to the teacher's outputs, in nats of Kullback-Leibler divergence.
         loss_error: Standard error of `loss` over images.
+
+    Example:
+        >>> decided = Decision("layer1.0.conv1", units=16, kept=8, loss=0.02, loss_error=0.001)
+        >>> decided.kept / decided.units
+        0.5
     """
 
     site: str
@@ -80,7 +94,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class Attempted:
-    """One turn of the closed loop: latencies as shares of the teacher's."""
+    """One turn of the closed loop: latencies as shares of the teacher's.
+
+    Example:
+        >>> Attempted(predicted=0.58, measured=0.61).measured
+        0.61
+    """
 
     predicted: float
     measured: float
@@ -102,6 +121,18 @@ class Compressed:
         study: Everything that the plan was chosen from; other budgets are solved from it, see `Study.solve`.
         notes: Sentences a reader should know, such as the difference in accuracy with its interval.
         seconds: Time spent, by stage; a stage that was read from the run folder counts what it took then.
+
+    Example:
+        >>> from torch import nn
+        >>> from reverie.compress.sites import Problem
+        >>> from reverie.core.source import noise_source
+        >>> network = ImageNetwork(nn.Flatten(), image_shape=(1, 2, 2))
+        >>> source = noise_source(count=1, image_shape=(1, 2, 2), seed=0)
+        >>> row = Row("size", "byte", "counted", Measured(4e6), Measured(1e6, relative=0.25), control=None)
+        >>> study = Study(Problem((), (), {}, {}), {}, {}, {})
+        >>> found = Compressed(network, Plan(), Record(), (row,), (), (), source, b"", study, (), {"dreaming": 1.0})
+        >>> found.figures()["rows"][0]["compressed"]["relative"]
+        0.25
     """
 
     network: ImageNetwork

@@ -37,6 +37,11 @@ class ShiftAndFlip:
     Attributes:
         shift: Largest shift in pixels, along each axis, in both directions; 0 shifts nothing.
         flip: Whether to mirror left and right with probability 1/2.
+
+    Example:
+        >>> image = torch.tensor([[[[0.0, 1.0, 2.0]]]])
+        >>> ShiftAndFlip(1)(image, torch.Generator().manual_seed(0)).flatten().sort().values
+        tensor([0., 1., 2.])
     """
 
     shift: int

@@ -155,6 +155,15 @@ def permute(
         structure: From `probe`.
         orders: Group name -> a permutation of its units: position u gets the unit `order[u]`.
         roles: Which slices move; all of them leave the network's output as it is.
+
+    Example:
+        >>> from reverie.graph import probe
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> turned = permute(net, probe(net, torch.zeros(1, 3)), {"0": [*range(7, -1, -1)]})
+        >>> torch.equal(turned[0].weight, net[0].weight.flip(0))
+        True
+        >>> torch.allclose(turned(torch.ones(1, 3)), net(torch.ones(1, 3)))
+        True
     """
     edits: list[Keep] = []
     for name, order in orders.items():

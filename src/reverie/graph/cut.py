@@ -63,6 +63,16 @@ def bypass(model: nn.Module, structure: Structure, modules: Iterable[str]) -> tu
 
     Raises:
         ReferenceNotFound: A module is no branch of the structure.
+
+    Example:
+        >>> import torch
+        >>> from reverie.graph import probe
+        >>> from reverie.zoo.networks import CifarResNet
+        >>> net = CifarResNet(blocks=1, widths=(4, 8), in_channels=1).eval()
+        >>> structure = probe(net, torch.zeros(2, 1, 8, 8))
+        >>> shorter, record = bypass(net, structure, ["layer1.0"])
+        >>> shorter.layer1[0], len(record.edits)
+        (Identity(), 1)
     """
     named = tuple(structure.branch(module).module for module in dict.fromkeys(modules))
     record = Record((Bypass(named),)) if named else Record()

@@ -123,6 +123,13 @@ class Step:
     Attributes:
         call: The operation with its arguments.
         coupling: The axes' algebra, for `concat`, `product`, `split` and `atom`.
+
+    Example:
+        >>> @register_rule(torch.ops.aten.special_i1e)
+        ... def keeps_every_axis(step: Step) -> None:
+        ...     step.emit(step.axes(step["self"]))
+        >>> torch.ops.aten.special_i1e in RULES
+        True
     """
 
     def __init__(self, call: Call, trace: Trace, analysis: Analysis) -> None:

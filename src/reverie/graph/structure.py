@@ -93,6 +93,12 @@ class Group:
         minimum: Units that must stay at least.
         multiple: The number that stays must be a multiple of this, or the group stays whole.
         rescales: What keeps attention at its original scale when units go.
+
+    Example:
+        >>> made = Slice("0.weight", 0, units=8, offset=0, block=1, outer=(), role="produce")
+        >>> read = Slice("2.weight", 1, units=8, offset=0, block=1, outer=(), role="consume")
+        >>> Group("0", 8, (made, read), (), ("0",), ("2",), multiple=4).counts
+        (8, 4)
     """
 
     name: str
@@ -209,6 +215,14 @@ class Layer:
         macs: Multiply-adds per image.
         adds: Whether the output goes, perhaps through a normalization, straight into an addition of two feature maps.
         activation: Operation that follows directly, perhaps after a normalization, such as `"relu"`, or None.
+
+    Example:
+        >>> import torch
+        >>> from reverie.graph import probe
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 4, 1))
+        >>> layer = probe(net, torch.zeros(1, 3, 6, 6)).layers[0]
+        >>> layer.kind, layer.in_channels, layer.out_channels, layer.output_size, layer.macs
+        ('conv', 3, 8, (6, 6), 7776)
     """
 
     name: str
@@ -253,6 +267,15 @@ class Branch:
         layers: Layers inside.
         groups: Groups that live entirely inside and go with it.
         silencers: Parameters that silence the branch when they are zero.
+
+    Example:
+        >>> import torch
+        >>> from reverie.graph import probe
+        >>> from reverie.zoo.networks import CifarResNet
+        >>> net = CifarResNet(blocks=1, widths=(4, 8), in_channels=1).eval()
+        >>> branch = probe(net, torch.zeros(2, 1, 8, 8)).branch("layer1.0")
+        >>> branch.layers, branch.groups
+        (('layer1.0.conv1', 'layer1.0.conv2'), ('layer1.0.conv1',))
     """
 
     module: str
@@ -272,6 +295,16 @@ class Structure:
         unknown: Operations without a rule, each as "op in layer"; their axes are frozen.
         shapes: Shape of every parameter and buffer that a group touches.
         aliases: Tensor -> other names of the same tensor, which tied weights have.
+
+    Example:
+        >>> import torch
+        >>> from reverie.graph import probe
+        >>> net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> structure = probe(net, torch.zeros(1, 3))
+        >>> [(group.name, group.units) for group in structure.free]
+        [('0', 8)]
+        >>> structure.constraining(multiple=4).group("0").counts
+        (8, 4)
     """
 
     groups: tuple[Group, ...]

@@ -106,6 +106,12 @@ class Trace:
         outputs: What the network returned.
         model: The copy without data that ran.
         shadow: How that copy was made.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.ReLU())
+        >>> trace = record(net, torch.zeros(1, 3))
+        >>> [str(call.op) for call in trace.calls], trace.outputs[0].shape
+        (['aten.t.default', 'aten.addmm.default', 'aten.relu.default'], (1, 8))
     """
 
     calls: tuple[Call, ...]

@@ -26,6 +26,12 @@ class Share:
         count: Images counted, at least 1.
         low: Lower end of the interval, in [0, value].
         high: Upper end of the interval, in [value, 1].
+
+    Example:
+        >>> import torch
+        >>> found = accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0]))
+        >>> found.value, found.count, round(found.low, 2), round(found.high, 2)
+        (0.75, 4, 0.3, 0.95)
     """
 
     value: float
@@ -44,6 +50,13 @@ class PairedDifference:
         high: Upper end of its 95 % interval.
         p_value: Probability, under equal networks, of disagreements at least as lopsided, in [0, 1]; 0 stands for less
             than a float can hold.
+
+    Example:
+        >>> import torch
+        >>> right = torch.tensor([True] * 9 + [False])
+        >>> found = paired_difference(right, torch.zeros(10, dtype=torch.bool))
+        >>> round(found.difference, 3), found.low > 0, round(found.p_value, 4)
+        (0.9, True, 0.002)
     """
 
     difference: float

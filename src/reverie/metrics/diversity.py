@@ -30,6 +30,13 @@ def within_class_diversity(network: nn.Module, source: Source, layers: Sequence[
 
     Raises:
         ReferenceNotFound: No labels, no such layer, or no class with two images.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())
+        >>> alike = Source("one image twice", torch.full((2, 3, 8, 8), 100, dtype=torch.uint8), torch.tensor([0, 0]))
+        >>> abs(within_class_diversity(net, alike, ["1"])) < 1e-9
+        True
     """
     if source.labels is None:
         raise ReferenceNotFound(f"diversity within classes needs labels, source {source.name!r} has none")
@@ -57,6 +64,14 @@ def relative_diversity(network: nn.Module, source: Source, real: Source, layers:
     Raises:
         ReferenceNotFound: As `within_class_diversity`.
         RangeError: The real images of a class are all the same.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())
+        >>> images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8)
+        >>> real = Source("real", images, torch.tensor([0, 0, 0, 1, 1, 1]))
+        >>> relative_diversity(net, real, real, ["1"])
+        1.0
     """
     yardstick = within_class_diversity(network, real, layers)
     if not yardstick > 0:

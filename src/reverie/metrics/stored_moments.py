@@ -29,6 +29,14 @@ class MomentFit:
     Attributes:
         mean_error: |mean - stored mean| in stored deviations.
         log_variance_error: |log(variance / stored variance)|.
+
+    Example:
+        >>> norm = nn.BatchNorm2d(1, momentum=1.0)
+        >>> source = Source("few", torch.randint(0, 256, (64, 1, 4, 4), dtype=torch.uint8))
+        >>> _ = norm(source.floats())  # stores what these images have
+        >>> found = moment_fit(norm, source)
+        >>> found.mean_error < 1e-5, found.log_variance_error < 0.01
+        (True, True)
     """
 
     mean_error: float

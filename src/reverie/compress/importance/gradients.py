@@ -61,6 +61,17 @@ def gate_scores(
     Raises:
         RangeError, ShapeError: As the arguments say.
 
+    Example:
+        >>> from torch import nn
+        >>> from reverie.core.source import noise_source
+        >>> from reverie.graph import probe
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> network, structure = ImageNetwork(net, image_shape=(1, 2, 2)), probe(net, torch.zeros(1, 1, 2, 2))
+        >>> source = noise_source(count=8, image_shape=(1, 2, 2), seed=0)
+        >>> found = gate_scores(network, structure, source)["1"]
+        >>> found.value.shape, bool((found.value >= 0).all())
+        (torch.Size([3]), True)
+
     Reference: Molchanov et al., 2019. Differs: see `Gates`; labels are not needed.
 
     Fails when: the mean loss of large batches no longer moves, as on training images that the network has learned; take
@@ -128,6 +139,16 @@ def second_order_scores(
         seed: Decides signs and classes.
         on_event: Called with the stage "ranking units".
 
+    Example:
+        >>> from torch import nn
+        >>> from reverie.core.source import noise_source
+        >>> from reverie.graph import probe
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> network, structure = ImageNetwork(net, image_shape=(1, 2, 2)), probe(net, torch.zeros(1, 1, 2, 2))
+        >>> source = noise_source(count=8, image_shape=(1, 2, 2), seed=0)
+        >>> second_order_scores(network, structure, source, probes=2)["1"].value.shape
+        torch.Size([3])
+
     Reference: Molchanov et al., 2019. Differs: the diagonal is estimated by Hutchinson's
     products with random signs in place of one backward pass per gate.
     """
@@ -178,6 +199,16 @@ def parameter_scores(
         targets: (n,) class per image, or None.
         seed: Decides the classes.
         on_event: Called with the stage "ranking units".
+
+    Example:
+        >>> from torch import nn
+        >>> from reverie.core.source import noise_source
+        >>> from reverie.graph import probe
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> network, structure = ImageNetwork(net, image_shape=(1, 2, 2)), probe(net, torch.zeros(1, 1, 2, 2))
+        >>> source = noise_source(count=8, image_shape=(1, 2, 2), seed=0)
+        >>> parameter_scores(network, structure, source, score=fisher_score)["1"].value.shape
+        torch.Size([3])
 
     Reference: as the score says. Differs: NViT's distillation loss is replaced by answers drawn from the network.
     """

@@ -51,6 +51,16 @@ def oracle_changes(
     Raises:
         RangeError, ShapeError: As the arguments say.
 
+    Example:
+        >>> from reverie.core.source import noise_source
+        >>> from reverie.graph import probe
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> network, structure = ImageNetwork(net, image_shape=(1, 2, 2)), probe(net, torch.zeros(1, 1, 2, 2))
+        >>> source = noise_source(count=8, image_shape=(1, 2, 2), seed=0)
+        >>> _ = net[3].weight.data[:, 0].zero_()
+        >>> float(oracle_changes(network, structure, source)["1"].value[0])  # nothing reads unit 0
+        0.0
+
     Cost: a forward pass over the images per unit, from the first layer that reads it on.
 
     Reference: Molchanov et al., 2019, arXiv:1906.10771, equation 1. Differs: the standard error of each change is kept.

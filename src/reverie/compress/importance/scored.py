@@ -19,6 +19,11 @@ class Scored:
         value: (units,) float64.
         standard_error: (units,) of the value over batches; infinite where there was one batch, zero where nothing was
             sampled.
+
+    Example:
+        >>> found = averaged([{"conv": torch.tensor([1.0, 4.0])}, {"conv": torch.tensor([3.0, 4.0])}])["conv"]
+        >>> found.value.tolist(), found.standard_error.tolist()
+        ([2.0, 4.0], [1.0, 0.0])
     """
 
     value: Tensor

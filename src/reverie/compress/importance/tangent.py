@@ -56,6 +56,16 @@ def tangent_changes(
     Raises:
         RangeError, ShapeError: As the arguments say.
 
+    Example:
+        >>> from torch import nn
+        >>> from reverie.core.source import noise_source
+        >>> from reverie.graph import probe
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> network, structure = ImageNetwork(net, image_shape=(1, 2, 2)), probe(net, torch.zeros(1, 1, 2, 2))
+        >>> source = noise_source(count=8, image_shape=(1, 2, 2), seed=0)
+        >>> tangent_changes(network, structure, source)["1"].value.shape
+        torch.Size([3])
+
     Reference: Molchanov et al., 2019, arXiv:1906.10771, for the gate. Differs: the expansion is of the logits, not of
     the loss; standard errors are over images.
 

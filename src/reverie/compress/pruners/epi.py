@@ -45,6 +45,10 @@ def kept_counts(scores: Mapping[str, Tensor], *, kept: float) -> dict[str, int]:
 
     Raises:
         RangeError: `kept` is out of its range.
+
+    Example:
+        >>> kept_counts({"a": torch.tensor([0.9, 0.1]), "b": torch.tensor([0.8, 0.7, 0.2])}, kept=0.6)
+        {'a': 1, 'b': 2}
     """
     if not 0 < kept < 1:
         raise RangeError(f"kept must be in (0, 1), got {kept}")

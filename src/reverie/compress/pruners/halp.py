@@ -67,6 +67,20 @@ class HalpPruner(Pruner):
     Raises:
         RangeError: A number is out of its range.
 
+    Example:
+        >>> from reverie.compress.sites import find_sites
+        >>> from reverie.graph import probe
+        >>> body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> macs = lambda layer, into, out, groups: float(into * out)
+        >>> sites = find_sites(probe(body, torch.zeros(1, 4)), step=2)
+        >>> pruner = HalpPruner(body, sites, latency=macs, share=0.5, steps=1, every=2)
+        >>> for _ in range(2):
+        ...     body(torch.ones(4, 4)).square().sum().backward()
+        ...     pruner.after_backward()
+        ...     pruner.after_step()
+        >>> pruner.finished, len(pruner.plan().kept["0"])
+        (True, 4)
+
     Reference: the paper's algorithm. Differs: the importance of a width is that of the units it leaves out, and the
     exact allocator may take the knapsack's place; blocks are not bypassed; how a loop calls it is in `Pruner`.
 

@@ -39,6 +39,18 @@ class NVitPruner(Pruner):
     Raises:
         RangeError: A number is out of its range.
 
+    Example:
+        >>> from reverie.graph import probe
+        >>> body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> macs = lambda layer, into, out, groups: float(into * out)
+        >>> pruner = NVitPruner(body, probe(body, torch.zeros(1, 4)), latency=macs, share=0.5, every=2, remove=8)
+        >>> for _ in range(2):
+        ...     body(torch.ones(4, 4)).square().sum().backward()
+        ...     pruner.after_backward()
+        ...     pruner.after_step()
+        >>> pruner.finished, len(pruner.plan().kept["0"])
+        (True, 4)
+
     Reference: the paper's algorithm, whose blocks are 16 of the embedding, 2 heads, 8 of query and key, 8 of values and
     16 of the hidden layer. Differs: latency is the sum of a table of layers in place of a five-dimensional table of
     transformer blocks; dimensions are whatever groups the structure has.
@@ -110,6 +122,11 @@ class Redistributed:
         query_key: Width of queries and keys of one head, per block.
         value: Width of values of one head, per block.
         hidden: Hidden width of the feed-forward layer, per block.
+
+    Example:
+        >>> found = redistribution(176)
+        >>> found.embedding, found.heads[:3], found.value[0]
+        (176, (10, 2, 2), 64)
     """
 
     embedding: int

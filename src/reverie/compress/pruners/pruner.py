@@ -40,6 +40,23 @@ class Pruner(ABC):
             optimizer.step()
             pruner.after_step(optimizer)
         small, record = cut(body, structure, pruner.plan().kept)
+
+    Example:
+        >>> from reverie.compress.importance import gate_score
+        >>> from reverie.graph import probe
+        >>> class FirstUnits(Pruner):
+        ...     @property
+        ...     def finished(self) -> bool:
+        ...         return self.silenced.kept < 1
+        ...     def prune(self) -> None:
+        ...         self.silenced.silence({name: [0] for name in self.silenced.alive})
+        >>> body = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+        >>> pruner = FirstUnits(body, probe(body, torch.zeros(1, 4)), every=1, score=gate_score)
+        >>> body(torch.ones(1, 4)).sum().backward()
+        >>> pruner.after_backward()
+        >>> pruner.after_step()
+        >>> pruner.plan().kept
+        {'0': (1, 2)}
     """
 
     def __init__(self, body: nn.Module, structure: Structure, *, every: int, score: Score) -> None:

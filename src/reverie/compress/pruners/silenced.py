@@ -20,6 +20,16 @@ class Silenced:
         body: The network that trains. Its weights are changed in place, by `hush`, and nothing else of it is.
         structure: Of `body`.
         score: Scores of one batch.
+
+    Example:
+        >>> from reverie.compress.importance import gate_score
+        >>> from reverie.graph import probe
+        >>> body = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+        >>> silenced = Silenced(body, probe(body, torch.zeros(1, 4)), score=gate_score)
+        >>> silenced.silence({"0": [1]})
+        >>> silenced.hush()
+        >>> silenced.counts, bool(body[0].weight[1].any())
+        ({'0': 2}, False)
     """
 
     def __init__(self, body: nn.Module, structure: Structure, *, score: Score) -> None:

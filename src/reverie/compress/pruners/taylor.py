@@ -29,6 +29,17 @@ class TaylorPruner(Pruner):
     Raises:
         RangeError: A number is out of its range.
 
+    Example:
+        >>> from reverie.graph import probe
+        >>> body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> pruner = TaylorPruner(body, probe(body, torch.zeros(1, 4)), kept=0.5, every=2, remove=4)
+        >>> for _ in range(2):
+        ...     body(torch.ones(4, 4)).square().sum().backward()
+        ...     pruner.after_backward()
+        ...     pruner.after_step()
+        >>> pruner.finished, len(pruner.plan().kept["0"])
+        (True, 4)
+
     Reference: the paper's rule: 100 units every 30 batches of 256, then 25 epochs of training at a falling rate without
     weight decay. Differs: one gate per group of coupled units, found from the network, so the scores of shared stages
     need no division by their blocks; ties at the threshold never remove more than was asked.
