@@ -21,7 +21,22 @@ SHARED_LIGHT = 0.7
 
 
 class Canvas(Protocol):
-    """What the loop needs of an image parametrization."""
+    """What the loop needs of an image parametrization.
+
+    Example:
+        >>> class OneGray:
+        ...     def __init__(self) -> None:
+        ...         self.level = torch.zeros(1, requires_grad=True)
+        ...     def parameters(self) -> Sequence[Tensor]:
+        ...         return (self.level,)
+        ...     def images(self) -> Tensor:
+        ...         return self.level.sigmoid().expand(1, 3, 8, 8)
+        ...     def settle(self) -> None:
+        ...         pass
+        >>> canvas: Canvas = OneGray()
+        >>> canvas.images().shape
+        torch.Size([1, 3, 8, 8])
+    """
 
     def parameters(self) -> Sequence[Tensor]:
         """The leaves that are optimized."""

@@ -75,6 +75,10 @@ class RandomCrop:
 
     Attributes:
         smallest: Least area of a box, as a share of the whole, in (0, 1].
+
+    Example:
+        >>> RandomCrop(0.5)(torch.rand(2, 3, 8, 8), torch.Generator()).shape
+        torch.Size([2, 3, 8, 8])
     """
 
     smallest: float
@@ -94,6 +98,11 @@ class CurriculumCrop:
         steps: Calls in all, >= 1.
         smallest: Least area at the end, in (0, 1].
         share: In which share of the steps it falls, in (0, 1].
+
+    Example:
+        >>> views = CurriculumCrop(steps=10)
+        >>> round(views.least_area(0), 2), round(views.least_area(9), 2)
+        (1.0, 0.08)
     """
 
     steps: int

@@ -42,6 +42,12 @@ class SoftLabels:
     Attributes:
         boxes: (views, n, 5) float32; see `reverie.dream.crops.draw_boxes`.
         logits: (views, n, k) float16.
+
+    Example:
+        >>> labels = SoftLabels(torch.tensor([[[0.0, 0.0, 1.0, 1.0, 0.0]]]), torch.tensor([[[2.0, -2.0]]]).half())
+        >>> images, logits = next(labels.epochs(torch.zeros(1, 1, 4, 4, dtype=torch.uint8), batch_size=1, seed=0))
+        >>> images.shape, logits
+        (torch.Size([1, 1, 4, 4]), tensor([[ 2., -2.]]))
     """
 
     boxes: Tensor
@@ -106,6 +112,13 @@ def soft_labels(
 
     Raises:
         RangeError: A number lies outside its range.
+
+    Example:
+        >>> images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+        >>> bank = Bank(images, torch.tensor([0, 1]), torch.zeros(2, 4), torch.arange(2), {"count": 2})
+        >>> labels = soft_labels(nn.Flatten(), bank, views=3)
+        >>> labels.boxes.shape, labels.logits.shape
+        (torch.Size([3, 2, 5]), torch.Size([3, 2, 4]))
     """
     if views < 1 or batch_size < 1:
         raise RangeError(f"views and batch_size must be at least 1, got {views} and {batch_size}")
@@ -161,6 +174,12 @@ def distill_dataset(
 
     Raises:
         RangeError: A number lies outside its range.
+
+    Example:
+        >>> body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> bank, labels = distill_dataset(body, per_class=2, image_shape=(1, 8, 8), steps=2, views=3)
+        >>> bank.labels.tolist(), labels.logits.shape
+        ([0, 1, 0, 1], torch.Size([3, 4, 2]))
 
     Fails when: there are few classes: a batch of 10 images has poor statistics. Then dream plainly, and label views.
     """

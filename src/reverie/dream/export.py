@@ -40,6 +40,15 @@ def export_folder(
     Raises:
         FolderInUse: The folder holds something.
         ShapeError: Images that no PNG holds, or labels of other images.
+
+    Example:
+        >>> import tempfile, torch
+        >>> images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+        >>> bank = Bank(images, torch.tensor([0, 1]), torch.zeros(2, 2), torch.arange(2), {"count": 2})
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     folder = export_folder(bank, Path(place) / "png", class_names=["cat", "dog"])
+        ...     sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+        ['cat/000000.png', 'dog/000001.png']
     """
     folder = _empty(Path(path))
     _check(bank, labels)
@@ -71,6 +80,14 @@ def export_webdataset(
         FolderInUse: The folder holds something.
         RangeError: `per_shard` below 1.
         ShapeError: Images that no PNG holds, or labels of other images.
+
+    Example:
+        >>> import tempfile, torch
+        >>> images = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+        >>> bank = Bank(images, torch.tensor([0, 1]), torch.zeros(2, 2), torch.arange(2), {"count": 2})
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     [path.name for path in export_webdataset(bank, Path(place) / "tar", per_shard=1)]
+        ['dreams-00000.tar', 'dreams-00001.tar']
     """
     if per_shard < 1:
         raise RangeError(f"per_shard must be at least 1, got {per_shard}")

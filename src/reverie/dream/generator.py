@@ -124,6 +124,11 @@ def generate(
         ShapeError: The network returns no single-label logits, or images are not (c, h, w).
         FolderInUse: `path` holds something else.
 
+    Example:
+        >>> body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> generate(body, count=3, image_shape=(1, 8, 8), warm_up=2, steps=1).images.shape
+        torch.Size([3, 1, 8, 8])
+
     Fails when: variety matters more than volume: images of one class resemble each other more than optimized pixels do.
     """
     for name, value in (("count", count), ("warm_up", warm_up), ("steps", steps), ("batch_size", batch_size)):
@@ -160,6 +165,14 @@ def load_generator(folder: Path | str) -> ConditionalGenerator:
     Raises:
         ReferenceNotFound: It is no bank, or one that no generator made.
         CorruptFile: The generator is damaged.
+
+    Example:
+        >>> import tempfile
+        >>> body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     bank = generate(body, count=2, image_shape=(1, 8, 8), warm_up=1, steps=1, path=place)
+        ...     load_generator(place).training
+        False
     """
     folder = Path(folder)
     config = read_manifest(folder)["config"]

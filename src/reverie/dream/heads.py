@@ -29,6 +29,11 @@ class Head:
         term: Small where the answer is the one asked for.
         check: Raises where targets do not fit an answer; called with (answer to n images, targets of n images).
         agreement: (answers, targets) -> (n,) share in [0, 1] of what was asked for that the network answers.
+
+    Example:
+        >>> head = single_label()
+        >>> head.name, [part.name for part in head.term.parts]
+        ('single label', ['class'])
     """
 
     name: str

@@ -78,6 +78,13 @@ class Inverter:
         layers: The layers whose outputs it inverts, from the first to the deepest.
         blocks: For each, the inverse that leads to the layer before; the first leads to the image.
         scales: For each, (mean, deviation) of its features, by which they are measured.
+
+    Example:
+        >>> block = InverseBlock(8, (3, 8, 8), image=True)
+        >>> unit_scale = (torch.zeros(1, 8, 1, 1), torch.ones(1, 8, 1, 1))
+        >>> inverter = Inverter(("layer1",), nn.ModuleList([block]), (unit_scale,))
+        >>> inverter(torch.zeros(2, 8, 4, 4), "layer1").shape
+        torch.Size([2, 3, 8, 8])
     """
 
     layers: tuple[str, ...]
@@ -136,6 +143,14 @@ def train_inverter(
         RangeError: Fewer than two steps, or no layers.
         ReferenceNotFound: A layer is missing, or the network does not reach it.
         ShapeError: A layer gives no feature maps.
+
+    Example:
+        >>> from reverie.core.source import noise_source
+        >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> source = noise_source(count=8, image_shape=(1, 8, 8), seed=0)
+        >>> inverter = train_inverter(network, source, layers=["1"], steps=2)
+        >>> inverter(torch.zeros(2, 4, 6, 6), "1").shape
+        torch.Size([2, 1, 8, 8])
 
     Fails when: the deepest layer keeps too little to tell images apart; what comes back is an average.
     Reference: Yin et al., 2021, arXiv:2107.06304, section 3.
@@ -210,6 +225,13 @@ def refine_inversion(
         RangeError: `steps` or `learning_rate` is not positive, or features are not finite.
         ReferenceNotFound: There is no such layer.
         ShapeError: The features are not of as many images, or not as the layer gives them.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+        >>> gray = torch.full((2, 1, 8, 8), 0.5)
+        >>> found = refine_inversion(network, gray, network(torch.rand(2, 1, 8, 8)).detach(), layer="1", steps=2)
+        >>> found.shape, bool((found >= 0).all())
+        (torch.Size([2, 1, 8, 8]), True)
 
     Fails when: many images have these features, as of deep layers; one of them comes back, which a person may not
     recognize though the network does.

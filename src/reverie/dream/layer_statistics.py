@@ -47,7 +47,13 @@ STORED = ("running_mean", "running_var")
 
 
 class StatisticsSource(Protocol):
-    """Where the moments that a dream should have come from."""
+    """Where the moments that a dream should have come from.
+
+    Example:
+        >>> sources: list[StatisticsSource] = [BatchNormStatistics(), NoStatistics()]
+        >>> [source.origin for source in sources]
+        ['batch normalization', 'none: image priors alone']
+    """
 
     @property
     def origin(self) -> str:
@@ -98,7 +104,12 @@ class BatchNormStatistics:
 
 @dataclass(frozen=True)
 class NoStatistics:
-    """Nothing to match: dreams are shaped by the class and by image priors alone."""
+    """Nothing to match: dreams are shaped by the class and by image priors alone.
+
+    Example:
+        >>> NoStatistics().origin
+        'none: image priors alone'
+    """
 
     @property
     def origin(self) -> str:
@@ -127,6 +138,14 @@ class Statistics:
         origin: Where the moments come from, in words.
         layers: Qualified layer name -> (mean, variance), each (c,) float32.
         known: Whether they were measured on images like those of training; False where they are a guess.
+
+    Example:
+        >>> source = Statistics("two channels, by hand", {"0": (torch.zeros(2), torch.ones(2))})
+        >>> network = nn.Sequential(nn.Conv2d(2, 3, 1))
+        >>> with source(network) as seen:
+        ...     _ = network(torch.full((1, 2, 4, 4), 0.5))
+        >>> seen[0].mean, seen[0].stored_variance
+        (tensor([0.5000, 0.5000]), tensor([1., 1.]))
     """
 
     origin: str

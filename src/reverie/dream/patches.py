@@ -51,6 +51,10 @@ def patch_similarity_term(*, bandwidth: float = BANDWIDTH) -> Term:
 
     Raises:
         RangeError: `bandwidth` is not positive.
+
+    Example:
+        >>> patch_similarity_term(bandwidth=0.1).describe()[0]["name"]
+        'patch similarity'
     """
     if not bandwidth > 0:
         raise RangeError(f"bandwidth must be positive, got {bandwidth}")

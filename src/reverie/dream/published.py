@@ -28,6 +28,10 @@ class PublishedWeights:
         first_weight: Of the first layer within that sum.
         variation: Of the sum of four norms over the whole batch.
         norm: Of the mean norm of an image.
+
+    Example:
+        >>> PublishedWeights(statistics=10.0, first_weight=1.0, variation=2.5e-5, norm=3e-8) == CIFAR
+        True
     """
 
     statistics: float

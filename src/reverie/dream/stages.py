@@ -45,7 +45,13 @@ MODES = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 
 class MakeCanvas(Protocol):
-    """How a canvas begins: `FourierCanvas`, `PixelCanvas.noise`, `white_noise`, `deep_image_prior`, or your own."""
+    """How a canvas begins: `FourierCanvas`, `PixelCanvas.noise`, `white_noise`, `deep_image_prior`, or your own.
+
+    Example:
+        >>> makes: list[MakeCanvas] = [FourierCanvas, PixelCanvas.noise]
+        >>> [make([0, 1], (3, 8, 8), device=None).images().shape for make in makes]
+        [torch.Size([2, 3, 8, 8]), torch.Size([2, 3, 8, 8])]
+    """
 
     def __call__(self, seeds: Sequence[int], image_shape: Sequence[int], *, device: torch.device | None) -> Canvas:
         """One image for each seed, the same for the same seeds."""
@@ -60,6 +66,10 @@ class Stage:
         share: Of the full sides of the images, in (0, 1].
         learning_rate: Of the first step, > 0; half a cosine takes it to zero at the stage's end.
         augment: What the network is shown in each step; None takes that of the whole dream.
+
+    Example:
+        >>> Stage(100, share=0.5).image_shape((3, 32, 32))
+        (3, 16, 16)
     """
 
     steps: int
@@ -172,6 +182,15 @@ def optimize_stages(
         ShapeError: The canvas cannot go on at another resolution.
         RangeError: See `optimize`.
         Diverged: See `optimize`.
+
+    Example:
+        >>> from reverie.dream.recipe import default_augment
+        >>> from reverie.dream.terms import class_term
+        >>> network = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4, 3))
+        >>> found = optimize_stages(network, PixelCanvas.noise, [0, 1], (1, 8, 8), stages=halving_stages(2, steps=4),
+        ...                         augment=default_augment, seed=0, term=class_term(), targets=torch.tensor([0, 2]))
+        >>> found.images.shape
+        torch.Size([2, 1, 8, 8])
     """
     total = sum(stage.steps for stage in stages)
     canvas: Canvas | None = None

@@ -38,6 +38,13 @@ class Moments:
         variance: (c,) biased batch variance.
         stored_mean: (c,) running mean.
         stored_variance: (c,) running variance.
+
+    Example:
+        >>> norm = nn.BatchNorm2d(2).eval()
+        >>> with moments(norm) as seen:
+        ...     _ = norm(torch.full((1, 2, 4, 4), 3.0))
+        >>> seen[0].mean.detach(), seen[0].stored_mean
+        (tensor([3., 3.]), tensor([0., 0.]))
     """
 
     name: str
@@ -56,6 +63,12 @@ class BatchNormWithMoments(torch.autograd.Function):
         dx = s gy + c1 x + c0,   c1 = 2 gv / n,   c0 = gm / n - c1 m.
 
     Shapes: x (n, c, ...), the other tensors (c,) -> y like x, m (c,), v (c,).
+
+    Example:
+        >>> x, ones, zeros = torch.rand(4, 2, 3, 3), torch.ones(2), torch.zeros(2)
+        >>> y, mean, variance = BatchNormWithMoments.apply(x, ones, zeros, zeros, ones, 0.0)
+        >>> torch.allclose(y, x), torch.allclose(mean, x.mean((0, 2, 3)), atol=1e-6)
+        (True, True)
 
     Fails when: weight or bias need a gradient; they get none. Networks are frozen here.
     """

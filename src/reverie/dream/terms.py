@@ -46,6 +46,11 @@ class View:
         moments: Batch statistics beside stored ones, one for each batch normalization, in order of execution.
         taps: Inputs and outputs of the layers that the caller asked for.
         progress: Share of the steps that are done, in [0, 1).
+
+    Example:
+        >>> view = View(torch.zeros(1, 1, 2, 2), torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+        >>> class_term()(view)
+        tensor(0.6931)
     """
 
     images: Tensor
@@ -61,7 +66,14 @@ Loss = Callable[[View], Tensor]
 
 @dataclass(frozen=True)
 class Part:
-    """One loss with its weight. `name` is what reports call it; `loss` maps a view to a scalar."""
+    """One loss with its weight. `name` is what reports call it; `loss` maps a view to a scalar.
+
+    Example:
+        >>> part = Part("mean pixel", 0.5, lambda view: view.images.mean())
+        >>> view = View(torch.ones(1, 1, 2, 2), torch.zeros(1, 2), torch.tensor([1]))
+        >>> Term((part,)).report(view)
+        {'mean pixel': tensor(0.5000)}
+    """
 
     name: str
     weight: float
@@ -170,7 +182,12 @@ class Norm:
 
 
 def class_term() -> Term:
-    """Be recognized: mean cross entropy, in nats, weight 1."""
+    """Be recognized: mean cross entropy, in nats, weight 1.
+
+    Example:
+        >>> class_term().describe()
+        [{'name': 'class', 'weight': 1.0, 'loss': 'CrossEntropy()'}]
+    """
     return Term((Part("class", 1.0, CrossEntropy()),))
 
 
@@ -182,6 +199,10 @@ def statistics_term(*, first_weight: float = 1.0) -> Term:
 
     Raises:
         RangeError: `first_weight` is negative.
+
+    Example:
+        >>> statistics_term(first_weight=2.0).describe()[0]["loss"]
+        'Statistics(first_weight=2.0)'
     """
     if first_weight < 0:
         raise RangeError(f"first_weight must be at least 0, got {first_weight}")
@@ -193,6 +214,11 @@ def total_variation_term(*, power: float = 2.0) -> Term:
 
     Raises:
         RangeError: `power` is not positive.
+
+    Example:
+        >>> edge = torch.tensor([[[[0.0, 1.0], [0.0, 1.0]]]])
+        >>> total_variation_term()(View(edge, torch.zeros(1, 2), torch.tensor([1])))
+        tensor(1.)
     """
     if power <= 0:
         raise RangeError(f"power must be positive, got {power}")
@@ -200,7 +226,12 @@ def total_variation_term(*, power: float = 2.0) -> Term:
 
 
 def norm_term(*, center: float = 0.5) -> Term:
-    """Stay near one gray value; see `Norm`."""
+    """Stay near one gray value; see `Norm`.
+
+    Example:
+        >>> norm_term()(View(torch.ones(1, 1, 2, 2), torch.zeros(1, 2), torch.tensor([1])))
+        tensor(0.2500)
+    """
     return Term((Part("norm", 1.0, Norm(center)),))
 
 
