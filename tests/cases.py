@@ -20,6 +20,7 @@ from reverie.compress.importance import (
     magnitude_scores,
     oracle_changes,
     parameter_scores,
+    reconstruction_scores,
     second_order_scores,
 )
 from reverie.compress.prune import prune
@@ -448,6 +449,13 @@ CASES: tuple[Case, ...] = (
         "compress.magnitude_scores",
         lambda model, use: [one.value for one in magnitude_scores(model, probe(model.body, EXAMPLE)).values()],
         {},
+    ),
+    Case(
+        "compress.reconstruction_scores",
+        _scores(reconstruction_scores),
+        {**RUNS, **LISTENS},
+        seeded=True,
+        reports=True,
     ),
     Case("compress.oracle_changes", _oracle, {**RUNS, **LISTENS}, reports=True),
     Case("compress.refit", _refit, {**RUNS, **LISTENS}, seeded=True, reports=True),

@@ -1,8 +1,8 @@
 """A vision transformer that loses 30 % of its MLP units and heads, without training: what compensation is worth.
 
-Ours: units ranked by Taylor scores on 1,000 unlabeled images, each layer refitted to what it gave before. Beside it:
-units ranked by magnitude, no compensation. Both take the same number from every layer, and are judged by how often they
-agree with the whole network on images that neither saw.
+Ours: units ranked on 1,000 unlabeled images by what no refit gives back, each layer refitted to what it gave before.
+Beside it: units ranked by magnitude, no compensation; either ranking without and with it; Taylor scores. All take the
+same number from every layer, and are judged by how often they agree with the whole network on images that none saw.
 
 DeiT-tiny is read from the folder `data`: `deit_tiny_patch16_224.safetensors`, timm's weights, and
 `imagenet-224.npz`, with `images` uint8 (n, 3, 224, 224) and `labels`. A small transformer of the same kind is trained
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from reverie.bench.dream_data import DATA
 from reverie.bench.figure import Measured
-from reverie.compress.importance import Scored, gate_scores, magnitude_scores
+from reverie.compress.importance import Scored, gate_scores, magnitude_scores, reconstruction_scores
 from reverie.compress.ridge import refit
 from reverie.core.errors import MissingExtra, ReferenceNotFound
 from reverie.core.events import Event, Listener
@@ -83,7 +83,8 @@ def without_training(
     example = torch.zeros(2, *network.image_shape)
     structure = certify(network.body, probe(network.body, example), example)
     count = len(unlabeled)
-    ours = _kept(structure, gate_scores(network, structure, unlabeled, images=count, batch_size=1, on_event=on_event))
+    ours = _kept(structure, reconstruction_scores(network, structure, unlabeled, images=count, on_event=on_event))
+    slopes = _kept(structure, gate_scores(network, structure, unlabeled, images=count, batch_size=1, on_event=on_event))
     theirs = _kept(structure, magnitude_scores(network, structure))
     answers = predict(network, judged)
 
@@ -99,6 +100,7 @@ def without_training(
         f"{name}-ours": agreeing(ours, compensate=True),
         f"{name}-magnitude": agreeing(theirs, compensate=False),
         f"{name}-ranking-alone": agreeing(ours, compensate=False),
+        f"{name}-taylor-refitted": agreeing(slopes, compensate=True),
         f"{name}-magnitude-refitted": agreeing(theirs, compensate=True),
     }
     gain = 100 * (found[f"{name}-ours"].value - found[f"{name}-magnitude"].value)

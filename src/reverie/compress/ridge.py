@@ -12,13 +12,12 @@ the order of the network, on the cut network's own inputs.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.compress.layer_reading import Fittable, fits, fittable, output_rows, read_layers, rows_read
 from reverie.core.edit import Keep, Record
 from reverie.core.errors import RangeError
 from reverie.core.events import Event, Listener, silent
@@ -28,8 +27,6 @@ from reverie.core.rng import generator
 from reverie.core.source import Source
 
 __all__ = ["refit"]
-
-Fittable = nn.Conv2d | nn.Linear
 
 
 def refit(
@@ -85,11 +82,11 @@ def refit(
         for index, batch in enumerate(batches):
             seen = _inputs_and_aims(teacher, fitted, names, batch, record, sequential=sequential)
             for name, (x, aim) in seen.items():
-                layer = _layer(fitted, name)
+                layer = fittable(fitted, name)
                 pick = torch.randperm(aim.shape[1], generator=generator(seed, "positions", name, index))[:positions]
-                sums[name].add(layer, _rows(layer, x)[:, pick].flatten(0, 1), aim[:, pick].flatten(0, 1))
+                sums[name].add(layer, rows_read(layer, x)[:, pick].flatten(0, 1), aim[:, pick].flatten(0, 1))
         for name in names:
-            sums[name].solve(_layer(fitted, name), ridge=ridge)
+            sums[name].solve(fittable(fitted, name), ridge=ridge)
         on_event(Event("refitting layers", order.index(names[-1]) + 1, len(order)))
     return fitted
 
@@ -132,29 +129,15 @@ def _inputs_and_aims(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Layer -> what it reads, and what it should give: (n, positions, outputs) of the teacher's that are left."""
     with frozen(fitted), frozen(teacher), torch.no_grad():
-        theirs = _read(teacher, names, batch)
-        mine = _read(fitted, names, batch) if sequential else {}
+        theirs = read_layers(teacher, names, batch)
+        mine = read_layers(fitted, names, batch) if sequential else {}
     found = {}
     for name in names:
-        layer, rows = _layer(fitted, name), _kept(record, name, 0)
+        layer, rows = fittable(fitted, name), _kept(record, name, 0)
         x = mine[name][0] if sequential else _left(theirs[name][0], layer, _kept(record, name, 1))
-        aim = _features(layer, theirs[name][1])
+        aim = output_rows(layer, theirs[name][1])
         found[name] = x, aim if rows is None else aim[..., rows]
     return found
-
-
-def _layer(network: ImageNetwork, name: str) -> Fittable:
-    module = network.body.get_submodule(name)
-    if not isinstance(module, nn.Conv2d | nn.Linear):
-        raise TypeError(f"{name} is no layer that can be fitted; the caller checks")
-    return module
-
-
-def _fits(teacher: ImageNetwork, name: str) -> bool:
-    module = dict(teacher.body.named_modules()).get(name)
-    if isinstance(module, nn.Conv2d):
-        return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
-    return isinstance(module, nn.Linear)
 
 
 def _kept(record: Record, name: str, dim: int) -> Tensor | None:
@@ -176,7 +159,7 @@ def _left(x: Tensor, layer: Fittable, rows: Tensor | None) -> Tensor:
 def _from_the_cut_on(teacher: ImageNetwork, fitted: ImageNetwork, record: Record, source: Source) -> list[str]:
     """The layers to fit, as they run; what runs before the first layer that was cut is as it was."""
     changed = {name.rpartition(".")[0] for edit in record.edits if isinstance(edit, Keep) for name in edit.slices}
-    order = [name for name in _in_order(fitted, source) if _fits(teacher, name)]
+    order = [name for name in _in_order(fitted, source) if fits(teacher, name)]
     first = next((at for at, name in enumerate(order) if name in changed), len(order))
     return order[first:]
 
@@ -199,42 +182,3 @@ def _in_order(network: ImageNetwork, source: Source) -> list[str]:
         for handle in handles:
             handle.remove()
     return list(seen)
-
-
-def _read(network: ImageNetwork, names: Sequence[str], pixels: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
-    """Input and output of some layers, of their last call."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def read(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            seen[name] = (inputs[0].detach(), output.detach())
-
-        return read
-
-    handles = [_layer(network, name).register_forward_hook(note(name)) for name in names]
-    try:
-        network(pixels)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
-
-
-def _rows(layer: Fittable, x: Tensor) -> Tensor:
-    """What the weights of a layer multiply: (n, positions, inputs), with a 1 at the end where there is a bias."""
-    if isinstance(layer, nn.Conv2d):
-        if isinstance(layer.padding, str):
-            raise TypeError("padding by name is left out by the caller")
-        found = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).transpose(1, 2)
-    else:
-        found = x.reshape(len(x), -1, x.shape[-1])
-    if layer.bias is not None:
-        found = torch.cat([found, torch.ones_like(found[..., :1])], dim=-1)
-    return found
-
-
-def _features(layer: Fittable, output: Tensor) -> Tensor:
-    """(n, positions, outputs)."""
-    if isinstance(layer, nn.Conv2d):
-        return output.flatten(2).transpose(1, 2)
-    return output.reshape(len(output), -1, output.shape[-1])

@@ -8,6 +8,7 @@ from reverie.compress.importance.gradients import gate_scores, parameter_scores,
 from reverie.compress.importance.magnitude import magnitude_scores
 from reverie.compress.importance.oracle import oracle_changes
 from reverie.compress.importance.products import Score, fisher_score, gate_score, normalization_score, weight_score
+from reverie.compress.importance.reconstruction import reconstruction_scores
 from reverie.compress.importance.scored import Scored
 from reverie.compress.importance.tangent import tangent_changes
 
@@ -22,6 +23,7 @@ __all__ = [
     "normalization_score",
     "oracle_changes",
     "parameter_scores",
+    "reconstruction_scores",
     "second_order_scores",
     "tangent_changes",
     "weight_score",
