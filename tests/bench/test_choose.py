@@ -83,6 +83,7 @@ def test_a_transformer_loses_units_and_heads_of_every_block():
         "ours",
         "magnitude",
         "ranking-alone",
+        "taylor-refitted",
         "magnitude-refitted",
     }
     assert found["tiny-gain"].value == pytest.approx(100 * (found["tiny-ours"].value - found["tiny-magnitude"].value))
