@@ -52,6 +52,28 @@ def test_another_config_is_another_run_and_the_message_names_the_option(tmp_path
         pass
 
 
+def test_of_what_is_known_by_a_hash_the_message_says_that_it_is_another(tmp_path):
+    for config in ({"weights_sha256": "a" * 64}, {"weights_sha256": "b" * 64}):
+        try:
+            with open_run(tmp_path, verb="compress", config=config):
+                pass
+        except FolderInUse as refused:
+            said = str(refused)
+    assert "another run: other weights. Choose" in said
+
+
+def test_a_finished_run_says_what_it_is_what_was_found_and_where(tmp_path):
+    with open_run(tmp_path / "run", verb="dream", config={"seed": 0}) as run:
+        assert json.loads((tmp_path / "run/run.json").read_text())["finished"] is False
+        record = run.finish(figures={"count": 3})
+    assert json.loads((tmp_path / "run/run.json").read_text()) == record
+    assert (record["verb"], record["config"], record["finished"]) == ("dream", {"seed": 0}, True)
+    assert (record["figures"], {"machine", "versions", "commit"} <= record.keys()) == ({"count": 3}, True)
+    # The same command may enter again.
+    with open_run(tmp_path / "run", verb="dream", config={"seed": 0}), open_run(None, verb="dream", config={}) as none:
+        assert none.finish()["finished"]
+
+
 def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(FolderInUse, match=r"thesis\.txt"), open_run(tmp_path, verb="compress", config={}):

@@ -31,13 +31,12 @@ from reverie.compress.route import Route, Task, example_input, make_route
 from reverie.compress.sites import find_sites
 from reverie.core.budget import Budget, Quantity, read_budgets
 from reverie.core.digest import sha256_tensors
-from reverie.core.environment import environment
 from reverie.core.errors import RangeError, ReferenceNotFound
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork, as_network
-from reverie.core.run_folder import RUN_FILE, RUN_FORMAT, RunFolder, open_run
+from reverie.core.run_folder import RunFolder, open_run
 from reverie.core.source import Source, noise_source
-from reverie.core.store import write_bytes, write_json
+from reverie.core.store import write_bytes
 from reverie.cost.latency import LatencyTable
 from reverie.cost.onnx import check_onnx, export_onnx
 from reverie.dream import dream
@@ -136,7 +135,8 @@ def compress(
             routes["control"] = make_route(noise, task)
         result = _hand_over(task, routes, judged, test)
         if run.path is not None:
-            _write(result, run.path, config)
+            _write(result, run.path)
+            run.finish(figures=result.figures())
         return result
 
 
@@ -237,14 +237,12 @@ def _budget_notes(latency: Row, route: Route, budgets: Mapping[Quantity, Budget]
     return (sentence,)
 
 
-def _write(result: Compressed, folder: Path, config: Mapping[str, Any]) -> None:
-    """The folder's results; `run.json` comes last and says that they are there."""
+def _write(result: Compressed, folder: Path) -> None:
+    """The folder's results; `run.json` comes after them and says that they are there."""
     if result.network.origin is not None:
         save(result.network, folder, record=result.record)
     result.study.save(folder / "study.json")
     write_bytes(folder / "model.onnx", result.onnx)
-    head = {"format": RUN_FORMAT, "verb": "compress", "config": dict(config), "finished": True}
-    write_json(folder / RUN_FILE, head | environment() | {"figures": result.figures()})
 
 
 def _readable(model: nn.Module, source: Source | None, test: Source | None) -> ImageNetwork:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from reverie.core.environment import environment
 from reverie.core.errors import CorruptFile, FolderInUse
 from reverie.core.store import locked, read_json, write_json
 
@@ -26,11 +27,13 @@ class RunFolder:
 
     Attributes:
         path: The folder, or None.
+        head: What the run is, as `run.json` begins.
         seconds: Time that each stage took when it was done, by name.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, head: Mapping[str, Any] | None = None) -> None:
         self.path = path
+        self.head = dict(head or {})
         self.seconds: dict[str, float] = {}
 
     def file(self, name: str) -> Path | None:
@@ -62,6 +65,20 @@ class RunFolder:
             write_json(file, {"seconds": self.seconds[name], "value": value})
         return value
 
+    def finish(self, **found: Any) -> dict[str, Any]:
+        """Say in `run.json` that all is there, where it was made, and what was found; what the file then holds.
+
+        Args:
+            found: JSON values, by name.
+
+        Raises:
+            NotWritable: The folder cannot be written.
+        """
+        record = {**self.head, "finished": True, **environment(), **found}
+        if self.path is not None:
+            write_json(self.path / RUN_FILE, record)
+        return record
+
     def timed(self, name: str, do: Callable[[], Value]) -> Value:
         """Do something that keeps its own files, and add the time it took to what it took in earlier runs."""
         file = self.file(f"stages/{name}.json")
@@ -87,8 +104,9 @@ def open_run(path: Path | None, *, verb: str, config: Mapping[str, Any]) -> Iter
         FolderInUse: The folder holds another run or other files, or another process is writing to it.
         NotWritable: The folder cannot be written.
     """
+    head = {"format": RUN_FORMAT, "verb": verb, "config": dict(config)}
     if path is None:
-        yield RunFolder(None)
+        yield RunFolder(None, head)
         return
     strangers = [entry.name for entry in path.iterdir()] if path.is_dir() else []
     if path.exists() and not path.is_dir():
@@ -102,8 +120,8 @@ def open_run(path: Path | None, *, verb: str, config: Mapping[str, Any]) -> Iter
         if run_file.exists():
             _check_same(path, read_json(run_file), verb=verb, config=config)
         else:
-            write_json(run_file, {"format": RUN_FORMAT, "verb": verb, "config": dict(config), "finished": False})
-        yield RunFolder(path)
+            write_json(run_file, {**head, "finished": False})
+        yield RunFolder(path, head)
 
 
 def _check_same(path: Path, found: object, *, verb: str, config: Mapping[str, Any]) -> None:
@@ -114,5 +132,11 @@ def _check_same(path: Path, found: object, *, verb: str, config: Mapping[str, An
     there: dict[str, Any] = found["config"]
     differing = [name for name in {**there, **config} if there.get(name) != config.get(name)]
     if differing:
-        details = ", ".join(f"{name} {there.get(name)!r} there and {config.get(name)!r} here" for name in differing[:3])
+        details = ", ".join(_difference(name, there.get(name), config.get(name)) for name in differing[:3])
         raise FolderInUse(f"{path} holds another run: {details}. Choose another folder, or give the same options.")
+
+
+def _difference(name: str, there: object, here: object) -> str:
+    """Two settings that differ, for a reader: of what is known by a hash, that it is another."""
+    hashed = name.removesuffix("_sha256")
+    return f"other {hashed}" if hashed != name else f"{name} {there!r} there and {here!r} here"

@@ -84,14 +84,13 @@ def _dreamed(
 ) -> Answer:
     """Fill the run folder."""
     from reverie.core.digest import sha256_tensors
-    from reverie.core.environment import environment
     from reverie.core.run_folder import RUN_FILE, open_run
-    from reverie.core.store import read_json, write_json
+    from reverie.core.store import read_json
     from reverie.dream import dream as dreamed
     from reverie.report.folder import DREAMS_FILE
 
     config = {"weights_sha256": sha256_tensors(network.state_dict()), **config}
-    with open_run(out, verb="dream", config=config), progress() as on_event:
+    with open_run(out, verb="dream", config=config) as run, progress() as on_event:
         known = read_json(out / RUN_FILE).get("figures", {}).get("seconds")
         fresh = not (out / "bank").exists()
         began = time.monotonic()
@@ -101,12 +100,10 @@ def _dreamed(
         picture = out / DREAMS_FILE
         drawn = draw(bank, picture, class_names=network.class_names, per_row=PER_ROW)
         figures = _figures(bank, judge) | {"seconds": seconds}
-        run = {"format": 1, "verb": "dream", "config": config, "finished": True, "asked": asked}
-        run |= {"how": how(bank.config)}
-        write_json(out / RUN_FILE, run | environment() | {"figures": figures})
+        record = run.finish(asked=asked, how=how(bank.config), figures=figures)
     last = f"picture: {picture}" if drawn else undrawn(bank)
     shown = _shown(bank, figures, asked["judge"])
-    return Answer({"folder": str(out), **run, "figures": figures}, (*shown, last))
+    return Answer({"folder": str(out), **record}, (*shown, last))
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
