@@ -95,8 +95,10 @@ def test_what_it_refuses() -> None:
         trained(network, layers=["head"])
     with pytest.raises(ReferenceNotFound):
         trained(network, layers=["absent"])
+    with pytest.raises(RangeError, match="these run in the order first, second"):
+        trained(network, layers=["second", "first"])
     for wrong in ({"steps": 1}, {"layers": []}, {"batch_size": 0}):
-        with pytest.raises(RangeError, match="an inverter needs layers"):
+        with pytest.raises(RangeError, match="an inverter needs a layer"):
             trained(network, **wrong)
     assert InverseBlock(5, (7, 9, 11), image=False)(torch.zeros(1, 5, 4, 5)).shape == (1, 7, 9, 11)
 

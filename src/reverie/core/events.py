@@ -5,9 +5,9 @@ lines of JSON, and tests collect them in a list.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-__all__ = ["Event", "Listener", "silent"]
+__all__ = ["Event", "Listener", "renamed", "silent"]
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,19 @@ Listener = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """Ignore an event: the default listener."""
+
+
+def renamed(stage: str, on_event: Listener) -> Listener:
+    """Tell what a part of the work tells under the name of the whole.
+
+    Args:
+        stage: The name that the user knows the work by.
+        on_event: Told instead.
+
+    Example:
+        >>> heard = []
+        >>> renamed("recovering codes", heard.append)(Event("dreaming", 1, 2))
+        >>> heard
+        [Event(stage='recovering codes', step=1, total=2, figures={})]
+    """
+    return lambda event: on_event(replace(event, stage=stage))

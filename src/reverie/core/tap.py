@@ -1,6 +1,7 @@
 """Read what flows through chosen layers, and leave no trace."""
 
-from collections.abc import Callable, Iterator, Mapping
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,10 @@ from reverie.core.errors import ReferenceNotFound, ShapeError
 
 __all__ = ["Reading", "select_layers", "tap"]
 
-Selector = type[nn.Module] | tuple[type[nn.Module], ...] | Callable[[str, nn.Module], bool]
+NAMES_SHOWN = 12
+
+# Kinds of layers, qualified names, or a predicate of both.
+Selector = type[nn.Module] | tuple[type[nn.Module], ...] | Collection[str] | Callable[[str, nn.Module], bool]
 
 
 @dataclass(frozen=True)
@@ -25,19 +29,47 @@ class Reading:
 def select_layers(model: nn.Module, at: Selector) -> dict[str, nn.Module]:
     """The layers that a selector names, by qualified name, in registration order.
 
+    Args:
+        model: Any module.
+        at: A layer type, a tuple of types, qualified names, or a predicate of (qualified name, module).
+
     Raises:
-        ReferenceNotFound: No layer matches.
+        ReferenceNotFound: No layer matches, or one that is named is not there.
+
+    Example:
+        >>> list(select_layers(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), ["1"]))
+        ['1']
     """
+    layers, kinds = dict(model.named_modules()), _kinds(at)
+    if not kinds and not callable(at):
+        return _named(model, layers, [at] if isinstance(at, str) else [str(name) for name in at])
     chosen = {
         name: module
-        for name, module in model.named_modules()
-        if (isinstance(module, at) if isinstance(at, type | tuple) else at(name, module))
+        for name, module in layers.items()
+        if (isinstance(module, kinds) if kinds or not callable(at) else at(name, module))
     }
     if not chosen:
-        wanted = at.__name__ if isinstance(at, type) else at
-        kinds = sorted({type(module).__name__ for module in model.modules()})
-        raise ReferenceNotFound(f"no layer matches {wanted}; {type(model).__name__} is made of {', '.join(kinds)}")
+        wanted = " or ".join(kind.__name__ for kind in kinds) or at
+        found = sorted({type(module).__name__ for module in layers.values()})
+        raise ReferenceNotFound(f"no layer matches {wanted}; {type(model).__name__} is made of {', '.join(found)}")
     return chosen
+
+
+def _kinds(at: Selector) -> tuple[type[nn.Module], ...]:
+    """The layer types of a selector; none where it is of another sort."""
+    if isinstance(at, type):
+        return (at,)
+    return tuple(one for one in at if isinstance(one, type)) if isinstance(at, tuple) else ()
+
+
+def _named(model: nn.Module, layers: Mapping[str, nn.Module], names: Collection[str]) -> dict[str, nn.Module]:
+    missing = next((name for name in names if name not in layers), None)
+    if missing is not None:
+        known = [name for name in layers if name]
+        close = difflib.get_close_matches(missing, known, n=4)
+        said = f"Did you mean {' or '.join(close)}?" if close else f"It has {', '.join(known[:NAMES_SHOWN])}"
+        raise ReferenceNotFound(f"{type(model).__name__} has no layer {missing!r}. {said}{'' if close else ' ...'}")
+    return {name: module for name, module in layers.items() if name in names}
 
 
 @contextmanager
@@ -49,10 +81,10 @@ def tap(model: nn.Module, at: Selector) -> Iterator[Mapping[str, Reading]]:
 
     Args:
         model: Any module.
-        at: A layer type, a tuple of types, or a predicate of (qualified name, module).
+        at: A layer type, a tuple of types, qualified names, or a predicate of (qualified name, module).
 
     Raises:
-        ReferenceNotFound: No layer matches.
+        ReferenceNotFound: No layer matches, or one that is named is not there.
         ShapeError: A chosen layer was called without a tensor.
 
     Example:

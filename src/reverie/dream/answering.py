@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reverie.core.errors import ReferenceNotFound, ShapeError
 from reverie.core.network import ImageNetwork
-from reverie.core.tap import tap
+from reverie.core.tap import select_layers, tap
 
 __all__ = ["answering"]
 
@@ -25,7 +25,7 @@ class _Answering(ImageNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """What the layer gives."""
-        with tap(self, lambda name, _: name == self.layer) as seen:
+        with tap(self, [self.layer]) as seen:
             super().forward(images)
         if self.layer not in seen:
             raise ReferenceNotFound(f"layer {self.layer!r} was not reached by the network's images")
@@ -48,13 +48,7 @@ def answering(network: ImageNetwork, layer: str) -> ImageNetwork:
         >>> answering(network, "body.1")(ones(1, 1, 2, 2)).shape
         torch.Size([1, 3])
     """
-    names = [name for name, _ in network.named_modules() if name and name != "body"]
-    if layer not in names:
-        tops = [name for name in names if name.count(".") == 1]
-        raise ReferenceNotFound(
-            f"{type(network.body).__name__} has no layer {layer!r}. Its parts are {', '.join(tops[:12])}; layers "
-            "inside them are named as in body.layer1.0."
-        )
+    select_layers(network, [layer])
     return _Answering(network, layer)
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
-from reverie.core.events import Event, Listener, silent
+from reverie.core.events import Event, Listener, renamed, silent
 from reverie.core.modes import frozen
 from reverie.core.network import as_network
 from reverie.core.rng import derive_seed, preserved_rng
@@ -140,7 +140,7 @@ def train_inverter(
         on_event: Told of every step.
 
     Raises:
-        RangeError: Fewer than two steps, or no layers.
+        RangeError: Fewer than two steps, no layers, or layers that do not run in this order.
         ReferenceNotFound: A layer is missing, or the network does not reach it.
         ShapeError: A layer gives no feature maps.
 
@@ -156,9 +156,12 @@ def train_inverter(
     Reference: Yin et al., 2021, arXiv:2107.06304, section 3.
     """
     if steps < 2 or batch_size < 1 or not layers:
-        raise RangeError(f"an inverter needs layers, 2 steps and 1 image at least; got {list(layers)}, {steps}")
+        raise RangeError(
+            f"an inverter needs a layer, 2 steps and batches of 1 image at least; got {list(layers)}, {steps} and "
+            f"{batch_size}"
+        )
     layers = tuple(layers)
-    with preserved_rng(), frozen(network), tap(network, lambda name, _: name in layers) as seen:
+    with preserved_rng(), frozen(network), tap(network, layers) as seen:
 
         def read(images: Tensor) -> list[Tensor]:
             network(images)
@@ -168,6 +171,8 @@ def train_inverter(
         with torch.no_grad():
             first = source.floats(slice(0, batch_size)).to(device)
             known = read(first)
+        if list(seen) != list(layers):
+            raise RangeError(f"layers go from the first to the deepest; these run in the order {', '.join(seen)}")
         torch.manual_seed(derive_seed(seed, "inverter"))
         shapes = [tuple(first.shape[1:]), *(tuple(features.shape[1:]) for features in known[:-1])]
         blocks = nn.ModuleList(
@@ -216,7 +221,7 @@ def refine_inversion(
         layer: Its qualified name.
         steps: Optimization steps, >= 1.
         learning_rate: Of the first step, in units of the pixel range.
-        on_event: Told of every step.
+        on_event: Told of every step, under the stage "refining".
 
     Returns:
         (n, *image_shape) in [0, 1].
@@ -251,7 +256,7 @@ def refine_inversion(
         seed=0,
         learning_rate=learning_rate,
         statistics=NoStatistics(),
-        on_event=on_event,
+        on_event=renamed("refining", on_event),
     )
     return found.images
 

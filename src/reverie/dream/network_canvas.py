@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.errors import ShapeError
-from reverie.core.events import Listener, silent
+from reverie.core.events import Listener, renamed, silent
 from reverie.core.rng import derive_seed, preserved_rng
 from reverie.dream.conditional import CODE, ConditionalGenerator
 from reverie.dream.heads import embedding
@@ -133,7 +133,7 @@ def recover_codes(
         codes: Where to begin: one for each image, such as noise.
         steps: Of the loop, >= 1.
         learning_rate: Of the first step, in units of the codes.
-        on_event: Told of every step.
+        on_event: Told of every step, under the stage "recovering codes".
 
     Raises:
         ShapeError: The generator makes images of another shape, or the codes are not as many.
@@ -166,6 +166,6 @@ def recover_codes(
         seed=0,
         learning_rate=learning_rate,
         precision=torch.float32,
-        on_event=on_event,
+        on_event=renamed("recovering codes", on_event),
     )
     return canvas.codes.detach()
