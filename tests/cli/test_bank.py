@@ -10,7 +10,7 @@ import pytest
 from reverie.cli.main import main
 
 MODEL = "zoo:fashion-vgg"
-STUDENT = "reverie.zoo.networks:CifarVGG(stages=[[4],[8]],in_channels=1)@initial"
+STUDENT = "reverie.zoo.networks:CifarVGG(stages=[[4],[8]],in_channels=1)"
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, Any]]:
@@ -93,6 +93,41 @@ def test_features_are_inverted(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert (tmp_path / "seen.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("--layers", "body.3", "--n", 0), "--n must be at least 1"),
+        (("--layers", "body.0", "--steps", 1), "--steps must be at least 2"),
+        (("--layers", "0"), "has no layer '0'"),
+        (("--layers", "body.2", "body.0"), "these run in the order body.0, body.2"),
+        (("--layers", "body.0", "--out", "."), "--out . is a folder"),
+    ],
+)
+def test_an_inversion_that_cannot_be_is_refused(
+    wrong: tuple[object, ...], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tiny = ("tiny_networks:flat@initial", "--image-shape", 3, 8, 8, "--mean", 0, "--std", 1)
+    assert run(capsys, "bank", "fill", *tiny, "--out", tmp_path / "bank", "--n", 4, "--steps", 1)[0] == 0
+    np.savez(tmp_path / "unseen.npz", images=np.zeros((4, 3, 8, 8), np.uint8))
+    words = ("--bank", tmp_path / "bank", "--images", tmp_path / "unseen.npz")
+    words += () if "--out" in wrong else ("--out", tmp_path / "seen.png")
+    assert main([*map(str, ("bank", "invert", *tiny, *words, *wrong))]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "training an inverter" not in err
+
+
+def test_work_is_told_under_its_own_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("--n", 2, "--warm-up", 1, "--steps", 1, "--out", tmp_path / "run" / "bank")
+    assert run(capsys, "bank", "generate", MODEL, *words)[0] == 0
+    # The folder above a bank does as well, as everywhere.
+    words = ("recover", tmp_path / "run", "--n", 2, "--steps", 2, "--out", tmp_path / "codes.npz")
+    assert main([*map(str, ("bank", *words))]) == 0
+    err = capsys.readouterr().err
+    assert "recovering codes: 2 of 2" in err
+    assert "dreaming" not in err
+
+
 def test_codes_of_a_generator_are_recovered(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     words = ("--n", 8, "--warm-up", 2, "--steps", 1, "--out", tmp_path / "made")
     assert run(capsys, "bank", "generate", MODEL, *words)[1]["config"]["statistics"] == "batch normalization"
@@ -154,10 +189,69 @@ def test_the_loop_of_other_lessons_is_refused(capsys: pytest.CaptureFixture[str]
     assert (status, told["how"]["statistics"]) == (0, "batch normalization")
     status, told = run(capsys, "bank", "adapt", MODEL, STUDENT, *words)
     assert (status, told["error"]["kind"]) == (2, "FolderInUse")
-    assert "of other lessons" in told["error"]["message"]
-    for wrong in (("--hard", 1.5), ("--weight", -1)):
+    assert "hard 0.5 there and None here" in told["error"]["message"]
+    for wrong, said in ((("--hard", 1.5), "--hard is a share"), (("--weight", -1), "--weight must be at least 0")):
         status, told = run(capsys, "bank", "adapt", MODEL, STUDENT, *words, *wrong)
         assert (status, told["error"]["kind"]) == (2, "RangeError")
+        assert said in told["error"]["message"]
+
+
+def test_the_student_of_the_last_round_is_named_and_can_be_used(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ("--n", 16, "--rounds", 2, "--teach-steps", 2, "--steps", 1, "--out", tmp_path / "adapted")
+    _, told = run(capsys, "bank", "adapt", MODEL, STUDENT, *words)
+    assert told["student"] == str(tmp_path / "adapted" / "student-1.safetensors")
+    shaped = ("--image-shape", 1, 28, 28, "--mean", 0.5, "--std", 0.5)
+    reference = f"{STUDENT}@{told['student']}"
+    status, _ = run(capsys, "bank", "fill", reference, *shaped, "--n", 2, "--steps", 1, "--out", tmp_path / "bank")
+    assert status == 0
+    assert main([*map(str, ("bank", "adapt", MODEL, STUDENT, *words))]) == 0
+    printed = capsys.readouterr().out
+    assert "round 2 of 2: before it was taught" in printed
+    assert f"student after the last round: {told['student']}" in printed
+
+
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [
+        ("zoo:cifar10-vgg", "the teacher takes images (1, 28, 28) and zoo:cifar10-vgg (3, 32, 32)"),
+        (STUDENT.replace("1)", "1,num_classes=7)"), "answers for 7 classes and the teacher for 10"),
+    ],
+)
+def test_a_student_that_does_not_fit_is_refused_before_anything_is_dreamed(
+    student: str, said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    status, told = run(capsys, "bank", "adapt", MODEL, student, "--out", tmp_path / "adapted")
+    assert (status, told["error"]["kind"]) == (2, "ShapeError")
+    assert said in told["error"]["message"]
+    assert not (tmp_path / "adapted").exists()
+
+
+def test_folders_of_other_things_are_left_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for words in (("adapt", MODEL, STUDENT), ("dataset", MODEL)):
+        status, told = run(capsys, "bank", *words, "--out", tmp_path)
+        assert (status, told["error"]["kind"]) == (2, "FolderInUse")
+        assert "thesis.txt" in told["error"]["message"]
+    assert [one.name for one in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_data_set_goes_on_and_is_the_same_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("bank", "dataset", MODEL, "--per-class", 1, "--views", 2, "--steps", 1, "--out", tmp_path / "set")
+    status, first = run(capsys, *words)
+    assert (status, first["written"]) == (0, 10)
+    data = tmp_path / "set" / "data"
+    before = {path.relative_to(data): path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    assert run(capsys, *words) == (0, first)
+    # Killed while it was exported: what is half written is begun again.
+    data.rename(tmp_path / "set" / ".data")
+    next((tmp_path / "set" / ".data").rglob("*.png")).unlink()
+    assert run(capsys, *words) == (0, first)
+    assert {path.relative_to(data): path.read_bytes() for path in data.rglob("*") if path.is_file()} == before
+    status, told = run(capsys, *words, "--layout", "webdataset")
+    assert (status, told["error"]["kind"]) == (2, "FolderInUse")
+    assert "layout 'folder' there and 'webdataset' here" in told["error"]["message"]
 
 
 def test_a_bank_is_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
 """What is printed where, and the exit status."""
 
+import dataclasses
+import inspect
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, get_type_hints
 
 import numpy as np
 import pytest
 
-from reverie.cli.main import main
+from reverie.cli.main import VERBS, main
 from reverie.core.errors import RangeError, ReverieError
 
 EVALUATE = ["evaluate", "zoo:fashion-vgg", "--test-set", "zoo:fashion-mnist"]
@@ -146,3 +150,15 @@ def test_the_command_as_a_process() -> None:
     assert json.loads(good.stdout)["checks"][0]["state"] == "ok"
     assert (bad.returncode, bad.stdout) == (2, "")
     assert "--test-set" in _one_sentence(bad.stderr)
+
+
+@pytest.mark.parametrize("verb", sorted(VERBS, key=lambda verb: verb.__name__), ids=lambda verb: verb.__name__)
+def test_help_breaks_no_sentence(verb: Callable[..., object]) -> None:
+    """Lines of a docstring stay lines of the help: each is a sentence or one option."""
+    options = [one for one in get_type_hints(verb).values() if dataclasses.is_dataclass(one)]
+    for text in (inspect.getdoc(one) or "" for one in (verb, *options)):
+        about, _, listed = (
+            re.split(r"(Args:|Attributes:)\n", text + "\n", maxsplit=1) if ":\n" in text else (text, "", "")
+        )
+        assert [line for line in about.splitlines() if line and not line.endswith(".")] == []
+        assert [line for line in listed.splitlines() if line and not re.match(r"    \w+: ", line)] == []

@@ -117,6 +117,8 @@ def test_a_data_set_on_disk_goes_on(small_net: nn.Module, tmp_path: Path) -> Non
     assert torch.equal(bank.images, whole.images)
     assert torch.equal(labels.logits, whole_labels.logits)
     assert torch.equal(SoftLabels.load(tmp_path / "soft_labels.safetensors").boxes, labels.boxes)
+    with pytest.raises(FolderInUse, match="labels of other views"):
+        data_set(small_net, tmp_path, views=3)
     (tmp_path / "soft_labels.safetensors").write_bytes(b"nothing that could be tensors")
     with pytest.raises(CorruptFile, match="holds no soft labels"):
         data_set(small_net, tmp_path)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound, ShapeError
+from reverie.core.errors import CorruptFile, FolderInUse, RangeError, ReferenceNotFound, ShapeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
 from reverie.core.network import as_network
@@ -123,12 +123,7 @@ def soft_labels(
     if views < 1 or batch_size < 1:
         raise RangeError(f"views and batch_size must be at least 1, got {views} and {batch_size}")
     network = as_network(model, bank.images.shape[1:])
-    boxes = torch.stack(
-        [
-            draw_boxes(len(bank), smallest=smallest, largest=1.0, rng=generator(seed, "soft labels", view))
-            for view in range(views)
-        ]
-    )
+    boxes = _boxes(len(bank), views=views, smallest=smallest, seed=seed)
     rows = []
     with frozen(network), torch.no_grad(), preserved_rng():
         for view in boxes:
@@ -138,6 +133,12 @@ def soft_labels(
             ]
             rows.append(torch.cat(parts))
     return SoftLabels(boxes, torch.stack(rows))
+
+
+def _boxes(count: int, *, views: int, smallest: float, seed: int) -> Tensor:
+    """(views, count, 5): which part of each image is seen in each view."""
+    rngs = [generator(seed, "soft labels", view) for view in range(views)]
+    return torch.stack([draw_boxes(count, smallest=smallest, largest=1.0, rng=rng) for rng in rngs])
 
 
 def distill_dataset(
@@ -174,6 +175,7 @@ def distill_dataset(
 
     Raises:
         RangeError: A number lies outside its range.
+        FolderInUse: `path` holds dreams or labels that were asked for otherwise.
 
     Example:
         >>> body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -208,7 +210,10 @@ def distill_dataset(
     bank = join_banks(banks)
     kept = None if folder is None else folder / LABELS_FILE
     if kept is not None and kept.exists():
-        return bank, SoftLabels.load(kept)
+        labels = SoftLabels.load(kept)
+        if not torch.equal(labels.boxes, _boxes(len(bank), views=views, smallest=smallest, seed=seed)):
+            raise FolderInUse(f"{kept} holds labels of other views than are asked for now. Choose another folder.")
+        return bank, labels
     labels = soft_labels(network, bank, views=views, smallest=smallest, seed=seed)
     if kept is not None:
         labels.save(kept)

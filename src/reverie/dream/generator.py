@@ -178,7 +178,9 @@ def load_generator(folder: Path | str) -> ConditionalGenerator:
     config = read_manifest(folder)["config"]
     kept = sorted(folder.glob(_kept_name(0).replace("00000", "*")))
     if not kept:
-        raise ReferenceNotFound(f"{folder} holds no generator. Make one with generate(..., path=...).")
+        raise ReferenceNotFound(
+            f"{folder} holds no generator. Make one with generate(..., path=...), or by reverie bank generate."
+        )
     try:
         tensors = load(kept[-1].read_bytes())
         classes = tensors["maker.map.weight"].shape[1] - CODE

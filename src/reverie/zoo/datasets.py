@@ -65,7 +65,9 @@ def folder_source(path: str | Path, *, image_shape: Sequence[int], class_names: 
     if path.is_dir():
         return _from_folders(path, shape, tuple(class_names))
     if not path.exists():
-        raise ReferenceNotFound(f"no test set {path}. Give a folder with one subfolder per class, or an .npz file.")
+        raise ReferenceNotFound(
+            f"no test set {path}. Give a folder with one subfolder per class, an .npz file, or {_embedded()}."
+        )
     images, labels = _read_arrays(path, ("images", "labels"))
     return Source("real", _checked_images(path, images, shape), _checked_labels(path, labels, images, class_names))
 
@@ -84,13 +86,18 @@ def unlabeled_source(path: str | Path, *, image_shape: Sequence[int]) -> Source:
     """
     path, shape = Path(path), _picture_shape(path, image_shape)
     if not path.exists():
-        raise ReferenceNotFound(f"no images {path}. Give a folder of image files, or an .npz file.")
+        raise ReferenceNotFound(f"no images {path}. Give a folder of image files, an .npz file, or {_embedded()}.")
     if not path.is_dir():
         return Source("real", _checked_images(path, _read_arrays(path, ("images",))[0], shape))
     files = sorted(entry for entry in path.rglob("[!.]*") if entry.suffix.lower() in IMAGE_ENDINGS)
     if not files:
         raise ReferenceNotFound(f"{path} holds no image files. Give a folder of them, or an .npz file.")
     return Source("real", torch.stack([_read_image(file, shape) for file in files]))
+
+
+def _embedded() -> str:
+    """The test sets that travel inside the package, as the command line names them."""
+    return " or ".join(f"zoo:{name}" for name in test_set_names())
 
 
 def _picture_shape(path: str | Path, image_shape: Sequence[int]) -> tuple[int, ...]:

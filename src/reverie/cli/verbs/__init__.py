@@ -3,7 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from reverie.cli.answer import Answer
-from reverie.cli.verbs.bank import adapt, dataset, fill, generate
+from reverie.cli.verbs.bank import fill, generate
+from reverie.cli.verbs.bank_adapt import adapt
+from reverie.cli.verbs.bank_dataset import dataset
 from reverie.cli.verbs.bank_measure import measure
 from reverie.cli.verbs.bank_recover import recover
 from reverie.cli.verbs.bank_upkeep import capture, export, picture, verify

@@ -33,9 +33,10 @@ def measure(
 ) -> Answer:
     """Measure the dreams of a bank; docs/benchmarks/dream.md defines every figure.
 
-    Alone: agreement and repeats. With --model: the fit of the stored moments; with real images as well what batch norm
-    counted anew on the dreams keeps of the accuracy, noise beside it. With --judge: what it sees, and the score in it;
-    with real images as well distances and coverage in its features, and with --layers the variety within classes.
+    Alone it gives agreement and repeats.
+    With --model also the fit of the stored moments, and with --judge what the judge sees, and the score in it.
+    --model and --real add what of the accuracy is kept by batch norm counted anew on the dreams, and on noise.
+    --judge and --real add distances and coverage in the judge's features; --layers, variety within classes.
 
     Args:
         bank: The bank's folder, or that of the run that dreamed it.

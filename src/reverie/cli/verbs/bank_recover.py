@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
+from reverie.cli.dreamt import bank_folder
+from reverie.cli.limits import at_least_one, check_file
 from reverie.cli.loading import AS_STATED, Loading, load_network, own_images
 from reverie.core.errors import RangeError, ReferenceNotFound
 
@@ -47,11 +49,10 @@ def recover(
 
     from reverie.dream import recover_codes
 
-    if n < 1 or steps < 1 or not learning_rate > 0:
-        raise RangeError(
-            f"--n, --steps and --learning-rate must be at least 1, 1 and above 0; got {n}, {steps} and "
-            f"{learning_rate:g}"
-        )
+    at_least_one(n=n, steps=steps)
+    if not learning_rate > 0:
+        raise RangeError(f"--learning-rate must be above 0, got {learning_rate:g}")
+    check_file(out)
     maker, codes, own = _generator(generator, n, seed, loading)
     wanted = own if images is None else _images(images, maker, codes)
     if wanted is None:
@@ -81,7 +82,7 @@ def _generator(reference: str, count: int, seed: int, loading: Loading) -> "tupl
     from reverie.core.rng import generator as rng
     from reverie.dream import Bank, load_generator
 
-    folder = Path(reference)
+    folder = bank_folder(Path(reference))
     if folder.is_dir():
         bank, maker = Bank.load(folder), load_generator(folder)
         codes = torch.randn(count, maker.map.in_features, generator=rng(seed, "recover"))

@@ -10,6 +10,7 @@ from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.dreamt import bank_folder
 from reverie.cli.finish import finish
+from reverie.cli.limits import at_least_one
 from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network, own_images
 from reverie.core.errors import RangeError
 
@@ -46,13 +47,13 @@ class Lessons:
     """How much work is put in.
 
     Attributes:
-        dreams: How many images to synthesize.
-        dream_steps: Optimization steps per dream.
-        teach_steps: Training steps of every student.
-        batch_size: Images in a batch.
-        learning_rate: Its peak.
-        weight_decay: Of all parameters.
-        feature_weight: Of matching feature maps; 0 teaches the answers alone.
+        dreams: How many images to synthesize, at least 64.
+        dream_steps: Optimization steps per dream, at least 1.
+        teach_steps: Training steps of every student, at least 1.
+        batch_size: Images in a batch of lessons, at least 2.
+        learning_rate: Its peak, above 0.
+        weight_decay: Of all parameters, at least 0.
+        feature_weight: Of matching feature maps, at least 0; 0 teaches the answers alone.
         control: Teach a student on Gaussian noise as well, to be shown beside.
         seed: Decides everything random.
     """
@@ -69,6 +70,7 @@ class Lessons:
 
 
 DREAMED = Images()
+USUAL_ROUTE = DREAMED.route
 USUAL = Lessons()
 
 
@@ -87,13 +89,12 @@ def distill(
 ) -> Answer:
     """Teach a student what a network knows, from dreams of that network unless images are given.
 
-    Writes a run folder; the same command again goes on where it was interrupted. Figures are those after the last step
-    of every seed, and the test images choose nothing.
+    Writes a run folder; the same command again goes on where it was interrupted.
+    Figures are those after the last step of every seed, and the test images choose nothing.
 
     Args:
         teacher: The network that knows: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or a run's folder.
-        student: An architecture, built anew: zoo:NAME, timm:NAME, package.module:factory. With weights: the folder of
-            a run, such as a cut network's, or a reference with @WEIGHTS.
+        student: zoo:NAME, timm:NAME or package.module:factory, built anew; with @WEIGHTS, or a run's folder, as it is.
         out: The run folder; new, empty, or of the same command.
         images: Which images teach, and which are compared with or counted.
         seeds: How many students are taught, each from a start of its own.
@@ -103,8 +104,7 @@ def distill(
         manner: How the answer is given.
     """
     del manner
-    if seeds < 1:
-        raise RangeError(f"--seeds is a number of students and at least 1, got {seeds}")
+    _check(seeds, images, lessons)
     network = load_network(teacher, loading)
     own, real = (None if named is None else own_images(named, network) for named in (images.source, images.real))
     test = None if images.test_set is None else labeled_images(images.test_set, network)
@@ -132,14 +132,35 @@ def distill(
     return _handed_over(found, out, {**asked, **given, **asdict(lessons)})
 
 
+def _check(seeds: int, images: Images, lessons: Lessons) -> None:
+    """Refuse, before minutes of dreaming, numbers out of range and options that exclude each other."""
+    at_least_one(
+        seeds=seeds,
+        dream_steps=lessons.dream_steps,
+        teach_steps=lessons.teach_steps,
+        batch_size=lessons.batch_size,
+    )
+    if not lessons.learning_rate > 0:
+        raise RangeError(f"--learning-rate must be above 0, got {lessons.learning_rate:g}")
+    for name, value in (("weight-decay", lessons.weight_decay), ("feature-weight", lessons.feature_weight)):
+        if not value >= 0:
+            raise RangeError(f"--{name} must be at least 0, got {value:g}")
+    given = [f"--{name}" for name in ("source", "bank") if getattr(images, name) is not None]
+    if len(given) > 1:
+        raise RangeError("--source and --bank both say which images teach: leave one of the two out")
+    if given and images.route != USUAL_ROUTE:
+        raise RangeError(f"--route {images.route} makes dreams, and {given[0]} brings images: leave one of the two out")
+
+
 def _handed_over(found: "Taught", out: Path, asked: dict[str, Any]) -> Answer:
     """Write what only the command line knows, draw the dreams, and say where everything is."""
     from reverie.report.table import to_rich
 
     run = finish(out, asked=asked, source=found.source, class_names=found.network.class_names)
     taught = found.lines[0]
+    seeds = "1 seed" if len(taught.agreement) == 1 else f"{len(taught.agreement)} seeds"
     how = (
-        f"After the last step, mean of {len(taught.agreement)} seeds; {taught.count} images each. Agreement is that "
+        f"After the last step, mean of {seeds}; {taught.count} images each. Agreement is that "
         f"with the teacher on {found.judged} images that taught nothing."
     )
     shown: list[object] = [to_rich(_table(found)), how]
@@ -154,18 +175,23 @@ def _handed_over(found: "Taught", out: Path, asked: dict[str, Any]) -> Answer:
 
 
 def _table(found: "Taught") -> "Table":
-    """One row per kind of lessons, between the teacher and the student before any."""
+    """One row per kind of lessons, below the teacher and the student before any; accuracies where they were tested."""
     from reverie.report.table import Table
     from reverie.report.text import percent_text
 
     def row(name: str, line: "Line") -> tuple[str, ...]:
         agreed = percent_text(sum(line.agreement) / len(line.agreement))
         if line.accuracy is None:
-            return name, agreed, "", ""
+            return name, agreed
         mean = sum(line.accuracy) / len(line.accuracy)
         return name, agreed, percent_text(mean), percent_text(min(line.accuracy))
 
-    teacher = "" if found.teacher_accuracy is None else percent_text(found.teacher_accuracy.value)
-    rows = [("teacher", "", teacher, teacher), row("student before", found.before)]
+    tested = found.teacher_accuracy
+    teacher = ("teacher", percent_text(1.0))
+    rows = [
+        teacher if tested is None else (*teacher, *[percent_text(tested.value)] * 2),
+        row("student before", found.before),
+    ]
     rows += [row(f"taught on {line.images}", line) for line in found.lines]
-    return Table(("", "agreement", "test accuracy", "lowest seed"), tuple(rows))
+    columns = ("", "agreement") if tested is None else ("", "agreement", "test accuracy", "lowest seed")
+    return Table(columns, tuple(rows))

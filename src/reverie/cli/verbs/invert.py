@@ -8,7 +8,9 @@ from cyclopts import Parameter
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.dreamt import bank_folder
+from reverie.cli.limits import at_least_one, check_file
 from reverie.cli.loading import AS_STATED, Loading, load_network, own_images
+from reverie.core.errors import RangeError
 
 if TYPE_CHECKING:
     from reverie.core.events import Listener
@@ -46,20 +48,21 @@ def invert(
         layers: Layers that feed one another, from the first to the deepest, such as body.layer1 body.layer2.
         images: Unseen images: zoo:fashion-mnist, a folder of image files, or an .npz file; labels are not read.
         out: The PNG file.
-        n: How many of the unseen images are tried.
-        steps: Training steps.
+        n: How many of the unseen images are tried, at least 1; the picture shows the first ten.
+        steps: Training steps, at least 2.
         refine: Steps by which each reconstruction is then moved toward its features; 0 leaves it as it is.
         seed: Same seed, same inverter.
         loading: How the model is read.
         manner: How the answer is given.
     """
     del manner
-    from reverie.core.errors import RangeError
     from reverie.core.source import Source
     from reverie.dream import Bank, train_inverter
 
-    if refine < 0:
-        raise RangeError(f"--refine is a number of steps, at least 0; got {refine}")
+    at_least_one(n=n)
+    if steps < 2 or refine < 0:
+        raise RangeError(f"--steps must be at least 2 and --refine at least 0, got {steps} and {refine}")
+    check_file(out)
     network, source = load_network(model, loading), Bank.load(bank_folder(bank)).source()
     whole = own_images(images, network)
     unseen = Source(whole.name, whole.images[:n])
@@ -84,7 +87,7 @@ def _reconstructed(
     from reverie.metrics import agreement, predict
 
     decided = predict(network, unseen)
-    with torch.no_grad(), frozen(network), tap(network, lambda name, _: name in inverter.layers) as seen:
+    with torch.no_grad(), frozen(network), tap(network, inverter.layers) as seen:
         network(unseen.floats())
     rows, kept = [unseen.images], {}
     for layer in inverter.layers:
