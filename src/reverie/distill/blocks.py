@@ -33,6 +33,10 @@ class Candidate:
     Attributes:
         layer: Qualified name of the teacher's layer.
         block: Takes what the layer takes, gives what it gives.
+
+    Example:
+        >>> Candidate("layer1.0", nn.Conv2d(16, 16, 1)).layer
+        'layer1.0'
     """
 
     layer: str
@@ -48,6 +52,14 @@ class TaughtBlock:
         block: A copy of the candidate's, trained, in evaluation mode.
         error: |block - layer|^2 / |layer|^2 on held-out images, in evaluation mode: 0 is perfect, 1 is silence.
         error_before: The same before the first step.
+
+    Example:
+        >>> from reverie.core.source import noise_source
+        >>> teacher = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten())
+        >>> source = noise_source(count=16, image_shape=(1, 4, 4), seed=0)
+        >>> (taught,) = distill_blocks(teacher, [Candidate("0", nn.Conv2d(1, 2, 3))], source, steps=4)
+        >>> taught.layer, taught.block.training
+        ('0', False)
     """
 
     layer: str

@@ -36,6 +36,10 @@ class Match:
 
     Raises:
         RangeError: A negative weight.
+
+    Example:
+        >>> Match("layer1", "stage1", weight=2.0).weight
+        2.0
     """
 
     student: str

@@ -28,6 +28,12 @@ class Draw:
         batch_size: Images in a batch.
         steps: Batches wanted.
         seed: Of all choices.
+
+    Example:
+        >>> source = Source("some", torch.zeros(6, 1, 2, 2, dtype=torch.uint8))
+        >>> draw = Draw(source, answers=lambda: torch.eye(3).repeat(2, 1), batch_size=3, steps=2, seed=0)
+        >>> draw.answers().argmax(1)
+        tensor([0, 1, 2, 0, 1, 2])
     """
 
     source: Source
@@ -41,7 +47,14 @@ Order = Callable[[Draw], Iterator[Tensor]]
 
 
 def shuffled(draw: Draw) -> Iterator[Tensor]:
-    """Every image once a pass, in a new order each pass."""
+    """Every image once a pass, in a new order each pass.
+
+    Example:
+        >>> source = Source("some", torch.zeros(6, 1, 2, 2, dtype=torch.uint8))
+        >>> draw = Draw(source, answers=lambda: torch.eye(3).repeat(2, 1), batch_size=3, steps=2, seed=0)
+        >>> sorted(torch.cat(list(shuffled(draw))).tolist())
+        [0, 1, 2, 3, 4, 5]
+    """
     return islice(draw.source.batches(batch_size=draw.batch_size, seed=draw.seed), draw.steps)
 
 
@@ -58,6 +71,12 @@ def balanced_curriculum(draw: Draw, *, first: float = 0.5, whole_at: float = 0.5
 
     Raises:
         RangeError: A share outside its range.
+
+    Example:
+        >>> source = Source("some", torch.zeros(6, 1, 2, 2, dtype=torch.uint8))
+        >>> draw = Draw(source, answers=lambda: torch.eye(3).repeat(2, 1), batch_size=3, steps=2, seed=0)
+        >>> [sorted((batch % 3).tolist()) for batch in balanced_curriculum(draw)]  # image i is of class i % 3
+        [[0, 1, 2], [0, 1, 2]]
 
     Reference: class balance against forgetting, Liu et al., 2024, arXiv:2406.07876 ("SSD-KD"); easy to hard, Li et
     al., 2022, arXiv:2208.13648 ("CuDFKD"). Differs: difficulty is the teacher's doubt alone, so it is known before the

@@ -50,6 +50,11 @@ class Milestone:
         train_loss: Mean of the training loss since the milestone before; 0 at step 0.
         held_out_loss_nats: Mean KL divergence from the teacher's probabilities, at temperature 1.
         held_out_agreement: Share of images put into the teacher's class.
+
+    Example:
+        >>> at = Milestone(step=100, train_loss=0.4, held_out_loss_nats=0.02, held_out_agreement=0.97)
+        >>> at.held_out_agreement
+        0.97
     """
 
     step: int

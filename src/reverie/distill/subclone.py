@@ -27,6 +27,12 @@ class Subcloned:
     Attributes:
         network: A copy of the student.
         left: Names of the student's tensors that have no counterpart in the teacher, and stayed as they were.
+
+    Example:
+        >>> teacher, student = (nn.Sequential(nn.Linear(3, width), nn.Linear(width, 2)) for width in (8, 4))
+        >>> found = subclone(teacher, student, torch.zeros(1, 3))
+        >>> found.network[0].weight.shape, found.left
+        (torch.Size([4, 3]), ())
     """
 
     network: nn.Module

@@ -50,6 +50,10 @@ class Round:
         repeats: Dreams that were dropped.
         student_agrees: Share of its new dreams on which the student, before it was taught on them, named the class
             asked for; None in the first round, which has no student yet.
+
+    Example:
+        >>> Round(dreams=14, repeats=2, student_agrees=0.25).student_agrees
+        0.25
     """
 
     dreams: int
@@ -65,6 +69,14 @@ class Adapted:
         pool: All dreams.
         student: After the last round.
         rounds: What each round did.
+
+    Example:
+        >>> import torch
+        >>> images = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+        >>> pool = Bank(images, torch.tensor([0, 1]), torch.zeros(2, 2), torch.arange(2), {"count": 2})
+        >>> found = Adapted(pool, nn.Flatten(), (Round(2, 0, None),))
+        >>> len(found.pool), sum(one.dreams for one in found.rounds)
+        (2, 2)
     """
 
     pool: Bank
@@ -112,6 +124,14 @@ def adaptive_dreams(
         RangeError: No counts, or a negative weight.
         FolderInUse: `path` holds the loop of another question.
         CorruptFile: A kept student is damaged.
+
+    Example:
+        >>> body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> student = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+        >>> found = adaptive_dreams(body, student, teach=lambda student, pool, number: student, counts=[3, 2],
+        ...                         image_shape=(1, 8, 8), steps=2)
+        >>> [one.dreams + one.repeats for one in found.rounds]
+        [3, 2]
 
     Fails when: the student is as good as the teacher: what it gets wrong is then what the teacher gets wrong too.
     Reference: Yin et al., 2020, arXiv:1912.08795, section 3.3. Differs: repeats are dropped from the pool.

@@ -110,6 +110,13 @@ def disagreement_term(student: nn.Module, *, temperature: float = 1.0) -> Term:
 
     Raises:
         RangeError: The temperature is not positive.
+
+    Example:
+        >>> student = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+        >>> view = View(torch.ones(1, 1, 2, 2), torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+        >>> _ = student[1].weight.data.copy_(torch.tensor([[0.25] * 4, [0.0] * 4]))
+        >>> disagreement_term(student)(view)  # the student answers exactly as the teacher: nothing is gained
+        tensor(1.)
     """
     return Term((Part("disagreement", 1.0, Disagreement(*_settings(student, temperature))),))
 
@@ -123,6 +130,13 @@ def masked_disagreement_term(student: nn.Module, *, temperature: float = 1.0) ->
 
     Raises:
         RangeError: The temperature is not positive.
+
+    Example:
+        >>> student = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+        >>> view = View(torch.ones(1, 1, 2, 2), torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+        >>> _ = student[1].weight.data.copy_(torch.tensor([[0.0] * 4, [0.25] * 4]))
+        >>> abs(float(masked_disagreement_term(student)(view)))  # what the student sees otherwise counts no more
+        0.0
     """
     return Term((Part("masked disagreement", 1.0, MaskedDisagreement(*_settings(student, temperature))),))
 

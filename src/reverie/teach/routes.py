@@ -50,7 +50,16 @@ Route = Callable[[Wanted], Bank]
 
 
 def pixel_route(wanted: Wanted) -> Bank:
-    """Every pixel of every dream is optimized: the finest images, the most steps."""
+    """Every pixel of every dream is optimized: the finest images, the most steps.
+
+    Example:
+        >>> from reverie.core.events import silent
+        >>> body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> teacher = ImageNetwork(body, image_shape=(1, 8, 8))
+        >>> wanted = Wanted(teacher, teacher, lambda student, source: student, 4, 2, seed=0, path=None, on_event=silent)
+        >>> pixel_route(wanted).images.shape
+        torch.Size([4, 1, 8, 8])
+    """
     return dream(
         wanted.teacher,
         count=wanted.count,
@@ -62,12 +71,30 @@ def pixel_route(wanted: Wanted) -> Bank:
 
 
 def generator_route(wanted: Wanted) -> Bank:
-    """One generator draws all dreams, in a few steps each: many images in little time."""
+    """One generator draws all dreams, in a few steps each: many images in little time.
+
+    Example:
+        >>> from reverie.core.events import silent
+        >>> body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> teacher = ImageNetwork(body, image_shape=(1, 8, 8))
+        >>> wanted = Wanted(teacher, teacher, lambda student, source: student, 4, 2, seed=0, path=None, on_event=silent)
+        >>> generator_route(wanted).images.shape
+        torch.Size([4, 1, 8, 8])
+    """
     return generate(wanted.teacher, count=wanted.count, seed=wanted.seed, path=wanted.path, on_event=wanted.on_event)
 
 
 def adaptive_route(wanted: Wanted) -> Bank:
-    """Three rounds; after the first, dreams are where the student that was taught so far still errs."""
+    """Three rounds; after the first, dreams are where the student that was taught so far still errs.
+
+    Example:
+        >>> from reverie.core.events import silent
+        >>> body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+        >>> teacher = ImageNetwork(body, image_shape=(1, 8, 8))
+        >>> wanted = Wanted(teacher, teacher, lambda student, source: student, 4, 2, seed=0, path=None, on_event=silent)
+        >>> adaptive_route(wanted).images.shape
+        torch.Size([4, 1, 8, 8])
+    """
     each = [wanted.count // ROUNDS] * (ROUNDS - 1)
     found = adaptive_dreams(
         wanted.teacher,

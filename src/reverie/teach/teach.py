@@ -50,6 +50,11 @@ class Line:
         count: How many images.
         agreement: Of each student with the teacher, on images that taught nothing.
         accuracy: Of each student on the test images; None where there are none.
+
+    Example:
+        >>> line = Line("dreams", count=920, agreement=(0.93, 0.95), accuracy=None)
+        >>> sum(line.agreement) / len(line.agreement)
+        0.94
     """
 
     images: str
@@ -73,6 +78,15 @@ class Taught:
         judged: How many images judged the agreement.
         onnx: `network` for ONNX Runtime, checked against PyTorch.
         seconds: Time spent, by stage.
+
+    Example:
+        >>> from reverie.core.source import noise_source
+        >>> network = ImageNetwork(nn.Flatten(), image_shape=(1, 2, 2))
+        >>> source = noise_source(count=1, image_shape=(1, 2, 2), seed=0)
+        >>> before, line = Line("nothing", 0, (0.1,), None), Line("dreams", 920, (0.93,), None)
+        >>> found = Taught(network, (line,), before, None, None, None, source, 92, b"", {"dreaming": 1.0})
+        >>> found.figures()["lines"][0]["agreement"]
+        (0.93,)
     """
 
     network: ImageNetwork

@@ -41,7 +41,14 @@ def anchors(grids: Sequence[int], sides: Sequence[Sequence[float]], *, ratios: S
 
 
 def encode(boxes: Tensor, around: Tensor) -> Tensor:
-    """Boxes as offsets from anchors: (n, 4) and (n, 4) -> (n, 4); `decode` undoes it."""
+    """Boxes as offsets from anchors: (n, 4) and (n, 4) -> (n, 4); `decode` undoes it.
+
+    Example:
+        >>> around = anchors([1], [[0.5]])
+        >>> box = torch.tensor([[0.1, 0.2, 0.6, 0.9]])
+        >>> torch.allclose(decode(encode(box, around), around), box)
+        True
+    """
     center, size = _middle(boxes)
     from_center, from_size = _middle(around)
     return torch.cat([(center - from_center) / from_size / CENTER, (size / from_size).log() / SIZE], dim=-1)
@@ -71,6 +78,11 @@ def assign(around: Tensor, truth: Truth, *, threshold: float = 0.5) -> Tensor:
         around: (anchors, 4), the anchors as boxes.
         truth: What is in the image.
         threshold: Least overlap, in (0, 1].
+
+    Example:
+        >>> around = anchors([2], [[0.5]])
+        >>> assign(around, Truth(torch.tensor([[0.0, 0.0, 0.5, 0.4]]), torch.tensor([7])))
+        tensor([ 0, -1, -1, -1])
     """
     if len(truth.boxes) == 0:
         return torch.full((len(around),), -1)

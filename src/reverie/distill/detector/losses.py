@@ -32,6 +32,13 @@ class Assigned:
         boxes: (objects, 4): all objects of the batch.
         labels: (objects,).
         images: (objects,): the image of each object.
+
+    Example:
+        >>> from reverie.distill.detector.boxes import anchors
+        >>> around = anchors([2], [[0.5]])
+        >>> assigned = assign_batch(around, [Truth(torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([1]))])
+        >>> assigned.owners, assigned.anchors, assigned.labels
+        (tensor([0]), tensor([0]), tensor([1]))
     """
 
     owners: Tensor
@@ -43,7 +50,14 @@ class Assigned:
 
 
 def assign_batch(around: Tensor, truths: Sequence[Truth]) -> Assigned:
-    """Assign every image's anchors; see `assign`."""
+    """Assign every image's anchors; see `assign`.
+
+    Example:
+        >>> from reverie.distill.detector.boxes import anchors
+        >>> truth = Truth(torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([1]))
+        >>> assign_batch(anchors([2], [[0.5]]), [truth, truth]).objects
+        tensor([0, 1])
+    """
     counts = [len(truth.boxes) for truth in truths]
     firsts = torch.tensor([0, *counts]).cumsum(0)[:-1]
     which = torch.stack([assign(around, truth) for truth in truths])
@@ -70,6 +84,14 @@ def detection_loss(logits: Tensor, boxes: Tensor, around: Tensor, assigned: Assi
         boxes: What it predicts.
         around: (anchors, 4), the anchors as boxes.
         assigned: Which anchors answer for which objects.
+
+    Example:
+        >>> from reverie.distill.detector.boxes import anchors
+        >>> around = anchors([2], [[0.5]])
+        >>> assigned = assign_batch(around, [Truth(torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([1]))])
+        >>> logits = torch.tensor([[[0.0, 50.0, 0.0]] + [[0.0, 0.0, 50.0]] * 3])
+        >>> float(detection_loss(logits, around[None], around, assigned)) < 1e-6  # right about all four anchors
+        True
 
     Reference: Liu et al., 2016, arXiv:1512.02325, equation 1.
     """
@@ -107,6 +129,15 @@ def class_loss(logits: Tensor, teacher_logits: Tensor, assigned: Assigned, *, te
     Raises:
         RangeError: The temperature is not above 0.
 
+    Example:
+        >>> from reverie.distill.detector.boxes import anchors
+        >>> around = anchors([2], [[0.5]])
+        >>> assigned = assign_batch(around, [Truth(torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([1]))])
+        >>> sure = torch.tensor([[0.0, 100.0]])
+        >>> logits = torch.tensor([[[0.0, 100.0, 0.0]] * 4])
+        >>> float(class_loss(logits, sure, assigned))
+        0.0
+
     Reference: Chawla et al., 2021, arXiv:2106.05209, section 3.2, for detectors with a softmax.
     """
     if not temperature > 0:
@@ -142,6 +173,14 @@ def box_loss(
         size: Height and width of the crops.
         pooled: Of the pooled pixels.
         stem_pooled: Of the pooled features.
+
+    Example:
+        >>> from reverie.distill.detector.boxes import anchors
+        >>> around = anchors([2], [[0.5]])
+        >>> assigned = assign_batch(around, [Truth(torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([1]))])
+        >>> images = torch.rand(1, 3, 64, 64)
+        >>> float(box_loss(images, around[None], assigned)) < 1e-6  # the anchor is the box
+        True
 
     Reference: Chawla et al., 2021, arXiv:2106.05209, section 3.3. Differs: 0, and not undefined, without any object.
     """

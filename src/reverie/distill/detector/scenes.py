@@ -30,6 +30,12 @@ class Scenes:
     Attributes:
         images: (n, c, size, size) uint8.
         truths: For each image, boxes in shares of the image.
+
+    Example:
+        >>> truth = Truth(torch.tensor([[0.0, 0.0, 0.5, 0.5]]), torch.tensor([1]))
+        >>> scenes = Scenes(torch.zeros(1, 3, 96, 96, dtype=torch.uint8), (truth,))
+        >>> len(scenes.images) == len(scenes.truths)
+        True
     """
 
     images: Tensor
