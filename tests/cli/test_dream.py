@@ -200,7 +200,7 @@ def test_the_published_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path
         (("--smooth", -1), "--smooth is a weight, at least 0; got -1"),
         (("--smooth-power", 0), "--smooth-power must be above 0"),
         (("--learning-rate", 0), "--learning-rate must be above 0"),
-        (("--size", 0), "--size is a number of pixels"),
+        (("--side", 0), "--side is a number of pixels"),
         (("--patches", 0.1), "no layer matches"),
         (
             ("--statistics", "none", "--statistics-weight", 2),

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, get_type_hints
+from typing import NoReturn, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -162,3 +162,19 @@ def test_help_breaks_no_sentence(verb: Callable[..., object]) -> None:
         )
         assert [line for line in about.splitlines() if line and not line.endswith(".")] == []
         assert [line for line in listed.splitlines() if line and not re.match(r"    \w+: ", line)] == []
+
+
+def test_an_option_means_the_same_wherever_it_is_given() -> None:
+    kinds: dict[str, set[object]] = {}
+
+    def note(owner: object) -> None:
+        for name, kind in get_type_hints(owner).items():
+            if dataclasses.is_dataclass(kind):
+                note(kind)
+            elif name != "return":
+                kinds.setdefault(name, set()).add(frozenset({*get_args(kind)} - {type(None)} or {kind}))
+
+    for verb in VERBS:
+        note(verb)
+    assert {"n", "seed", "size", "images"} <= kinds.keys()
+    assert {name: found for name, found in kinds.items() if len(found) > 1} == {}

@@ -19,7 +19,7 @@ def words(tmp_path_factory):
     path = tmp_path_factory.mktemp("images") / "images.npz"
     images = np.random.default_rng(0).integers(0, 256, (20, 12, 12), dtype=np.uint8)
     np.savez(path, images=images, labels=np.arange(20) % 4)
-    return ("prune", *MODEL, "--macs", "60%", "--source", str(path), "--images", "16")
+    return ("prune", *MODEL, "--macs", "60%", "--source", str(path), "--n", "16")
 
 
 def test_a_network_is_pruned_written_and_read_again(words, tmp_path, capsys):
@@ -57,6 +57,7 @@ def test_sentences_name_the_files(words, tmp_path, capsys):
         (["prune", "zoo:fashion-vgg"], "budget"),
         (["prune", *MODEL, "--macs", "60%", "--backend", "abacus"], "onnxruntime, openvino"),
         (["prune", "zoo:fashion-vgg", "--latency", "sixty"], "sixty"),
+        (["prune", "zoo:fashion-vgg", "--macs", "60%", "--n", "0"], "--n must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_done_is_said(words, said, tmp_path, capsys):

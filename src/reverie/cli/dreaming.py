@@ -76,13 +76,13 @@ ANYTHING = Asked()
 USUAL = Craft()
 
 
-def loaded_shape(network: "ImageNetwork", size: int | None) -> tuple[int, ...]:
+def loaded_shape(network: "ImageNetwork", side: int | None) -> tuple[int, ...]:
     """The shape of the images: the network's own, or of other sides."""
-    if size is None:
+    if side is None:
         return tuple(network.image_shape)
-    if size < 1:
-        raise RangeError(f"--size is a number of pixels, at least 1; got {size}")
-    return network.image_shape[0], *(size for _ in network.image_shape[1:])
+    if side < 1:
+        raise RangeError(f"--side is a number of pixels, at least 1; got {side}")
+    return network.image_shape[0], *(side for _ in network.image_shape[1:])
 
 
 def dream_arguments(

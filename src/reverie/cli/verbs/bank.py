@@ -22,10 +22,10 @@ def fill(
     *,
     out: Path,
     n: int = 256,
-    size: int | None = None,
+    side: int | None = None,
     asked: Asked = ANYTHING,
     craft: Craft = USUAL,
-    batch: int | None = None,
+    batch_size: int | None = None,
     seed: int = 0,
     loading: Loading = AS_STATED,
     manner: Manner = PLAIN,
@@ -36,10 +36,10 @@ def fill(
         model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
         out: The bank's folder; new, empty, or of the same command.
         n: How many dreams, at least 1.
-        size: Sides of the images in pixels; the network's own where this is not given.
+        side: Every side of the images in pixels; the network's own where this is not given.
         asked: What is asked of the images.
         craft: How they are optimized.
-        batch: Dreams that are optimized together, at least 1; up to 128, fewer the larger they are, where not given.
+        batch_size: Dreams that are optimized together, at least 1; not given: up to 128, fewer the larger they are.
         seed: Same seed, same bytes.
         loading: How the model is read.
         manner: How the answer is given.
@@ -47,11 +47,11 @@ def fill(
     del manner
     from reverie.dream import dream
 
-    at_least_one(n=n, batch=batch)
+    at_least_one(n=n, batch_size=batch_size)
     network = load_network(model, loading, any_axes=True)
-    arguments = dream_arguments(network, loaded_shape(network, size), n, asked, craft)
+    arguments = dream_arguments(network, loaded_shape(network, side), n, asked, craft)
     with progress() as on_event:
-        bank = dream(network, **arguments, batch_size=batch, seed=seed, path=out, on_event=on_event)
+        bank = dream(network, **arguments, batch_size=batch_size, seed=seed, path=out, on_event=on_event)
     return _told(bank, out)
 
 

@@ -27,7 +27,7 @@ def dream(
     *,
     out: Path,
     n: int = 64,
-    size: int | None = None,
+    side: int | None = None,
     asked: Asked = ANYTHING,
     craft: Craft = USUAL,
     judge: str | None = None,
@@ -44,7 +44,7 @@ def dream(
         model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
         out: The run folder; new, empty, or of the same command.
         n: How many images, at least 1.
-        size: Sides of the images in pixels; the network's own where this is not given.
+        side: Every side of the images in pixels; the network's own where this is not given.
         asked: What is asked of the images.
         craft: How they are optimized.
         judge: A second network that says independently what it sees; it takes the same images and classes.
@@ -58,7 +58,7 @@ def dream(
     if n < 1:
         raise RangeError(f"--n is a number of images, at least 1; got {n}")
     network = load_network(model, loading, any_axes=True)
-    shape = loaded_shape(network, size)
+    shape = loaded_shape(network, side)
     # Before the minutes of dreaming: a judge that does not load should not cost them.
     judging = None if judge is None else load_network(judge, Loading(image_shape=shape), any_axes=True)
     arguments = dream_arguments(network, shape, n, asked, craft)
@@ -69,7 +69,7 @@ def dream(
         for name, value in asdict(options).items()
         if value != getattr(usual, name)
     }
-    config = {"n": n, "size": size, "steps": craft.steps, "seed": seed, **_plain(unusual)}
+    config = {"n": n, "side": side, "steps": craft.steps, "seed": seed, **_plain(unusual)}
     said = {"model": model, "judge": judge, "image_shape": list(shape)}
     return _dreamed(network, judging, out, config, said, arguments | {"seed": seed})
 

@@ -15,7 +15,7 @@ def inspect(
     model: str,
     /,
     *,
-    latency: Annotated[bool, Parameter(negative="--no-latency")] = True,
+    measure: Annotated[bool, Parameter(negative="--no-measure")] = True,
     threads: int = 1,
     loading: Loading = AS_STATED,
     manner: Manner = PLAIN,
@@ -24,7 +24,7 @@ def inspect(
 
     Args:
         model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
-        latency: Measure each layer in ONNX Runtime on this machine.
+        measure: Time each layer in ONNX Runtime on this machine.
         threads: Threads of ONNX Runtime.
         loading: How the model is read.
         manner: How the answer is given.
@@ -36,7 +36,7 @@ def inspect(
 
     network = load_network(model, loading)
     with progress() as on_event:
-        found = inspected(network, latency=latency, threads=threads, on_event=on_event)
+        found = inspected(network, latency=measure, threads=threads, on_event=on_event)
     branches = ", ".join(branch.module for branch in found.structure.branches)
     remarks = [f"may be bypassed: {branches}"] if branches else []
     remarks += [f"no rule for {operation}; its axes stay as they are" for operation in found.structure.unknown]

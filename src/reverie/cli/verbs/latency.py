@@ -90,7 +90,7 @@ def compare(
     *others: str,
     backends: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = ("onnxruntime",),
     threads: int = 1,
-    batch: int = 1,
+    batch_size: int = 1,
     seconds: float = 10.0,
     loading: Loading = AS_STATED,
     manner: Manner = PLAIN,
@@ -102,7 +102,7 @@ def compare(
         others: Networks that take the same images.
         backends: The runtimes: onnxruntime, openvino, torch, torch-compile, cuda.
         threads: Threads of the runtime.
-        batch: Images at once.
+        batch_size: Images at once.
         seconds: At most this long in each runtime.
         loading: How the models are read.
         manner: How the answer is given.
@@ -117,11 +117,10 @@ def compare(
 
     networks = {name: load_network(name, loading) for name in dict.fromkeys((model, *others))}
     shape = networks[model].image_shape
+    runtimes = {name: backend_of(name, threads=threads) for name in dict.fromkeys(backends)}
     found = {
-        name: measure_networks(
-            networks, shape, reference=model, batch=batch, backend=backend_of(name, threads=threads), seconds=seconds
-        )
-        for name in dict.fromkeys(backends)
+        name: measure_networks(networks, shape, reference=model, batch=batch_size, backend=runtime, seconds=seconds)
+        for name, runtime in runtimes.items()
     }
     rows = tuple(
         (

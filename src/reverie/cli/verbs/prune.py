@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
+from reverie.cli.limits import at_least_one
 from reverie.cli.loading import AS_STATED, Loading, load_network, own_images
 from reverie.cli.verbs.compress import NO_LIMITS, Limits
 
@@ -27,7 +28,7 @@ def prune(
     out: Path,
     limits: Limits = NO_LIMITS,
     source: str | None = None,
-    images: int = 256,
+    n: int = 256,
     dream_steps: int = 60,
     rounds: int = 1,
     compensate: Annotated[bool, Parameter(negative="--no-compensation")] = True,
@@ -47,9 +48,9 @@ def prune(
         out: A new or empty folder.
         limits: What the pruned network may cost.
         source: Your own images in place of dreams: zoo:fashion-mnist, a folder of image files, or an .npz file.
-        images: How many images are used, or dreamed.
-        dream_steps: Optimization steps per dream.
-        rounds: How often evidence is gathered; with several, budgets fall step by step.
+        n: How many images are used, or dreamed, at least 1.
+        dream_steps: Optimization steps per dream, at least 1.
+        rounds: How often evidence is gathered, at least 1; with several, budgets fall step by step.
         compensate: Fit the layers anew to the outputs of the given network.
         backend: The runtime that latency is measured in: onnxruntime, openvino, torch, torch-compile or cuda.
         threads: Threads of that runtime.
@@ -60,6 +61,7 @@ def prune(
     """
     del manner
     limits.check()
+    at_least_one(n=n, dream_steps=dream_steps, rounds=rounds, threads=threads)
     from reverie.compress.prune import prune as pruned
     from reverie.cost.backends import backend_of
     from reverie.cost.latency import LatencyTable, default_table_path
@@ -68,7 +70,7 @@ def prune(
     network = load_network(model, loading)
     runtime = backend_of(backend, threads=threads)
     with progress() as on_event:
-        seen = _images(source, network, images, dream_steps=dream_steps, seed=seed, on_event=on_event)
+        seen = _images(source, network, n, dream_steps=dream_steps, seed=seed, on_event=on_event)
         found = pruned(
             network,
             seen,
