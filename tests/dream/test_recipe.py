@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from reverie.core.describe import describe
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError, StatisticsMissing
 from reverie.core.network import ImageNetwork
 from reverie.dream import (
@@ -29,7 +30,6 @@ from reverie.dream import (
 from reverie.dream.layer_statistics import Statistics
 from reverie.dream.leaves import leaves_source
 from reverie.dream.recipe import usual_statistics_weight
-from reverie.dream.terms import describe
 from traces import changes, model_trace
 
 SHAPE = (3, 8, 8)
@@ -120,7 +120,7 @@ def test_the_answer_of_a_layer_is_matched(small_net: nn.Module) -> None:
     assert bank.config["layer"] == "body.2"
     assert bank.config["targets"]["shape"] == [4, 6, 8, 8]
     assert teacher_sha256(answering(network, "body.2")) == teacher_sha256(network)
-    with pytest.raises(ReferenceNotFound, match=r"Sequential has no layer 'body\.9'\. Its parts are body\.0, body\.1"):
+    with pytest.raises(ReferenceNotFound, match=r"has no layer 'body\.9'\. Did you mean body\.\d"):
         dream(network, count=1, layer="body.9")
 
 

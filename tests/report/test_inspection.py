@@ -5,6 +5,7 @@ import json
 import torch
 from torch import nn
 
+from reverie.core.events import Event, Listener
 from reverie.core.network import ImageNetwork
 from reverie.report.inspection import inspect, inspection_text, layers_table, sites_table
 
@@ -39,8 +40,10 @@ def test_one_sentence_says_the_whole() -> None:
     assert inspection_text(inspect(_network(), latency=False)).startswith("images 3 x 4 x 4, 389 parameters, 1.56 KB")
 
 
-def test_layers_are_timed_where_asked() -> None:
-    found = inspect(_network(), latency=True)
+def test_layers_are_timed_where_asked(heard: tuple[list[Event], Listener]) -> None:
+    events, listen = heard
+    found = inspect(_network(), latency=True, on_event=listen)
+    assert list(dict.fromkeys(event.stage for event in events)) == ["reading the network", "measuring layers"]
     assert found.latencies.keys() == {0, 1}
     assert all(latency.measured for latency in found.latencies.values())
 

@@ -2,7 +2,7 @@
 
 import re
 
-from reverie.report.page import Figure, Picture, Section, Tiles, page
+from reverie.report.page import Figure, Picture, Section, page
 from reverie.report.table import Table
 
 HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>'
@@ -11,7 +11,7 @@ HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>'
 def _page() -> str:
     table = Table((HOSTILE, HOSTILE), ((HOSTILE, HOSTILE),))
     section = Section(HOSTILE, (HOSTILE, table, Picture(b"\x89PNG", HOSTILE, HOSTILE)))
-    return page(HOSTILE, HOSTILE, tiles=Tiles((Figure(HOSTILE, HOSTILE),)), sections=[section])
+    return page(HOSTILE, HOSTILE, figures=[Figure(HOSTILE, HOSTILE)], sections=[section])
 
 
 def test_a_hostile_name_stays_text_wherever_it_stands() -> None:

@@ -8,7 +8,6 @@ noise: what it also reaches, dreams cannot take credit for.
 Cost: about a quarter of the time dreams, a tenth measures latencies, the rest teaches, on each of the two routes.
 """
 
-import os
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -31,6 +30,7 @@ from reverie.compress.route import Route, Task, example_input, make_route
 from reverie.compress.sites import find_sites
 from reverie.core.budget import Budget, Quantity, read_budgets
 from reverie.core.digest import sha256_tensors
+from reverie.core.environment import usable_cores
 from reverie.core.errors import RangeError, ReferenceNotFound
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork, as_network
@@ -111,7 +111,7 @@ def compress(
     budgets = read_budgets(latency=latency, size=size, macs=macs)
     _check_counts(dreams=dreams, teach_steps=teach_steps)
     network = _readable(model, source, test)
-    threads = threads or _cores()
+    threads = threads or usable_cores()
     config: dict[str, Any] = {
         "weights_sha256": sha256_tensors(network.state_dict()),
         "budgets": {quantity: str(budget) for quantity, budget in budgets.items()},
@@ -261,7 +261,3 @@ def _check_counts(*, dreams: int, teach_steps: int) -> None:
         raise RangeError(f"dreams must be at least {LEAST_DREAMS} to teach and to judge with, got {dreams}")
     if teach_steps < 1:
         raise RangeError(f"teach_steps must be at least 1, got {teach_steps}")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,6 +15,9 @@ def describe(function: Callable[..., Any]) -> str:
         'reverie.core.describe.describe(function=reverie.core.describe.describe)'
         >>> describe(lambda x: x)
         'reverie.core.describe.<lambda>'
+        >>> from reverie.core.augment import ShiftAndFlip
+        >>> describe(ShiftAndFlip(3))
+        'ShiftAndFlip(shift=3, flip=True)'
     """
     if isinstance(function, partial):
         named = [f"{name}={_value(value)}" for name, value in sorted(function.keywords.items())]

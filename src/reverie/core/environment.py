@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PACKAGES", "commit", "environment", "load_average", "machine", "processor", "versions"]
+__all__ = ["PACKAGES", "commit", "environment", "load_average", "machine", "processor", "usable_cores", "versions"]
 
 PACKAGES = ("reverie", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "scipy", "safetensors", "pillow", "timm")
 
@@ -25,11 +25,16 @@ def machine() -> dict[str, Any]:
     return {
         "processor": processor(),
         "architecture": platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": usable_cores(),
         "memory_bytes": _memory_bytes(),
         "system": f"{platform.system()} {platform.release()}",
         "load_average": load_average(),
     }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load_average() -> float | None:

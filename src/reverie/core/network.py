@@ -90,7 +90,7 @@ class ImageNetwork(nn.Module):
         if not all(0 < value < math.inf for value in std):
             raise RangeError(f"std must be positive and finite, got {list(std)}")
         self.body = body
-        self.image_shape = (image_shape[0], *image_shape[1:])
+        self.image_shape = tuple(image_shape)
         self.class_names = tuple(class_names)
         self.origin = origin
         one_per_channel = (-1,) + (1,) * (len(image_shape) - 1)

@@ -17,7 +17,7 @@ from reverie.core.network import ImageNetwork
 from reverie.cost.layer_graph import LayerShape
 from reverie.cost.timing import Run
 
-__all__ = ["Backend", "Servable", "machine"]
+__all__ = ["Backend", "Servable", "machine_text"]
 
 # A network, or the content of an ONNX file of one, which need not be exported again.
 Servable = ImageNetwork | bytes
@@ -53,6 +53,6 @@ class Backend(Protocol):
         ...
 
 
-def machine() -> str:
+def machine_text() -> str:
     """The processor's name and cores: what the times of a layer depend on, and no host name."""
     return f"{platform.machine()} {processor()} of {os.cpu_count()} cores"

@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from reverie.cost.backend import Servable, machine
+from reverie.cost.backend import Servable, machine_text
 from reverie.cost.layer_graph import LayerShape, empty_graph, layer_graph
 from reverie.cost.onnx import INPUT, bound_run, export_onnx, session
 from reverie.cost.timing import Run
@@ -23,7 +23,7 @@ class OnnxRuntime:
 
     def __init__(self, *, threads: int = 1) -> None:
         self.threads = threads
-        self.environment = f"onnxruntime {onnxruntime.__version__}, float32, {threads} threads, {machine()}"
+        self.environment = f"onnxruntime {onnxruntime.__version__}, float32, {threads} threads, {machine_text()}"
 
     def network(self, network: Servable, images: NDArray[np.float32]) -> Run:
         """As `Backend.network`."""

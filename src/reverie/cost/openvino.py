@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reverie.core.errors import CorruptFile, MissingExtra
-from reverie.cost.backend import Servable, machine
+from reverie.cost.backend import Servable, machine_text
 from reverie.cost.layer_graph import LayerShape, empty_graph, layer_graph
 from reverie.cost.onnx import INPUT, export_onnx
 from reverie.cost.timing import Run
@@ -40,7 +40,7 @@ class OpenVino:
             ) from error
         self.threads = threads
         version = openvino.__version__.partition("-")[0]
-        self.environment = f"openvino {version}, float32, synchronous, {threads} threads, {machine()}"
+        self.environment = f"openvino {version}, float32, synchronous, {threads} threads, {machine_text()}"
         self._core: Any = openvino.Core()
 
     def network(self, network: Servable, images: NDArray[np.float32]) -> Run:

@@ -19,7 +19,7 @@ from reverie.core.errors import RangeError
 
 __all__ = ["Predictor", "fit_predictor"]
 
-# With fewer networks a line is worse than a scale through the teacher; see specs of calibration in the reference.
+# With fewer networks a line is worse than a scale through the teacher.
 ENOUGH_FOR_A_LINE = 20
 
 

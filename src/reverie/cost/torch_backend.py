@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from reverie.core.errors import MissingExtra, ShapeError
 from reverie.core.rng import generator
-from reverie.cost.backend import Servable, machine
+from reverie.cost.backend import Servable, machine_text
 from reverie.cost.layer_graph import LayerShape
 from reverie.cost.timing import Run
 
@@ -61,7 +61,7 @@ class Torch:
         self.threads, self.compiled, self.device = threads, compiled, torch.device(device)
         self.name = device if device == "cuda" else "torch-compile" if compiled else "torch"
         kind = " compiled" if compiled else ""
-        where = machine() if device == "cpu" else torch.cuda.get_device_name()
+        where = machine_text() if device == "cpu" else torch.cuda.get_device_name()
         self.environment = f"torch {torch.__version__}{kind}, float32, {threads} threads, {where}"
 
     def network(self, network: Servable, images: NDArray[np.float32]) -> Run:

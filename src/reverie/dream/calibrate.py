@@ -23,9 +23,9 @@ from reverie.dream.layer_statistics import (
     StatisticsSource,
     capture_statistics,
     statistics_layers,
-    stored_layers,
 )
 from reverie.dream.leaves import leaves_source
+from reverie.metrics.stored_moments import stored_layers
 
 __all__ = ["calibrate_statistics", "choose_statistics", "is_folded"]
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.augment import Augment, still
+from reverie.core.describe import describe
 from reverie.core.digest import sha256_tensors
 from reverie.core.errors import RangeError, ShapeError, StatisticsMissing
 from reverie.core.events import Event, Listener, silent
@@ -40,7 +41,7 @@ from reverie.dream.recipe import (
 from reverie.dream.rehearsal import checked_shape, checked_targets, first_answer, sees_statistics, try_term
 from reverie.dream.stages import MakeCanvas, Stage, check_stages, finishing_stages, optimize_stages
 from reverie.dream.targets import Draw, balanced_targets
-from reverie.dream.terms import Term, describe
+from reverie.dream.terms import Term
 
 __all__ = ["dream"]
 

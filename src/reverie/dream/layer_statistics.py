@@ -30,6 +30,7 @@ from reverie.core.source import Source
 from reverie.core.store import write_bytes
 from reverie.dream.channel_moments import channel_axis, channel_moments
 from reverie.dream.statistics import Moments, moments
+from reverie.metrics.stored_moments import STORED, stored_layers
 
 __all__ = [
     "BatchNormStatistics",
@@ -38,12 +39,9 @@ __all__ = [
     "StatisticsSource",
     "capture_statistics",
     "statistics_layers",
-    "stored_layers",
 ]
 
 FORMAT = "reverie statistics 1"
-# What batch normalization of any class stores.
-STORED = ("running_mean", "running_var")
 
 
 class StatisticsSource(Protocol):
@@ -286,15 +284,6 @@ def statistics_layers(network: nn.Module) -> dict[str, nn.Module]:
             f"{type(network).__name__} has no normalization, convolution or linear layer whose moments could be taken"
         )
     return norms or maps
-
-
-def stored_layers(network: nn.Module) -> dict[str, nn.Module]:
-    """The layers that store batch statistics, of whatever class, by qualified name."""
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if all(isinstance(getattr(module, buffer, None), Tensor) for buffer in STORED)
-    }
 
 
 class _Joined:

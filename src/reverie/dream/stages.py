@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reverie.core.augment import Augment, still
+from reverie.core.describe import describe
 from reverie.core.errors import RangeError, ShapeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.rng import derive_seed
 from reverie.dream.canvas import Canvas, PixelCanvas
 from reverie.dream.fourier import FourierCanvas
 from reverie.dream.loop import Optimized, optimize
-from reverie.dream.terms import describe
 
 __all__ = [
     "MakeCanvas",

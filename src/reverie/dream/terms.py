@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reverie.core.describe import describe
 from reverie.core.errors import RangeError, StatisticsMissing
 from reverie.core.tap import Reading
 from reverie.dream.statistics import Moments
@@ -28,7 +29,6 @@ __all__ = [
     "TotalVariation",
     "View",
     "class_term",
-    "describe",
     "norm_term",
     "statistics_term",
     "total_variation_term",
@@ -280,14 +280,3 @@ class _SquaredSteps(torch.autograd.Function):
 
 def _step(x: Tensor, axis: int) -> Tensor:
     return x.narrow(axis, 1, x.shape[axis] - 1) - x.narrow(axis, 0, x.shape[axis] - 1)
-
-
-def describe(function: Callable[..., Any]) -> str:
-    """A function or a dataclass that is called, as text that is the same in every process.
-
-    Example:
-        >>> describe(Norm()), describe(class_term)
-        ('Norm(center=0.5)', 'reverie.dream.terms.class_term')
-    """
-    named = getattr(function, "__qualname__", None)
-    return f"{function.__module__}.{named}" if named else repr(function)

@@ -26,18 +26,16 @@ class Evaluation:
     Attributes:
         accuracy: Share of images whose highest logit is their label.
         cross_entropy_nats: Mean over images of -log of the probability given to the label; lower is better.
-        count: Images evaluated.
 
     Example:
         >>> source = Source("real", torch.tensor([[[[0, 255]]], [[[255, 0]]]], dtype=torch.uint8), torch.tensor([1, 1]))
         >>> found = evaluate(nn.Flatten(), source)
-        >>> found.accuracy.value, round(found.cross_entropy_nats, 3), found.count
-        (0.5, 0.813, 2)
+        >>> found.accuracy.value, found.accuracy.count, round(found.cross_entropy_nats, 3)
+        (0.5, 2, 0.813)
     """
 
     accuracy: Share
     cross_entropy_nats: float
-    count: int
 
 
 def predict(network: nn.Module, source: Source, *, batch_size: int = 256) -> Tensor:
@@ -102,4 +100,4 @@ def evaluate(network: nn.Module, source: Source, *, batch_size: int = 256) -> Ev
     logits = predict(network, source, batch_size=batch_size)
     check_labels(source.labels, logits.shape[1])
     loss = F.cross_entropy(logits.double(), source.labels)
-    return Evaluation(accuracy(logits, source.labels), float(loss), len(source))
+    return Evaluation(accuracy(logits, source.labels), float(loss))

@@ -15,8 +15,9 @@ from reverie.core.rng import generator, preserved_rng
 from reverie.core.source import Source
 from reverie.metrics.feature_space import reading_inputs
 
-__all__ = ["MomentFit", "moment_fit"]
+__all__ = ["STORED", "MomentFit", "moment_fit", "stored_layers"]
 
+# What batch normalization of any class stores.
 STORED = ("running_mean", "running_var")
 # Below this a variance is that of a channel without content.
 SMALLEST = 1e-12
@@ -43,6 +44,20 @@ class MomentFit:
     log_variance_error: float
 
 
+def stored_layers(network: nn.Module) -> dict[str, nn.Module]:
+    """The layers that store batch statistics, of whatever class, by qualified name.
+
+    Example:
+        >>> list(stored_layers(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))))
+        ['1']
+    """
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if all(isinstance(getattr(module, buffer, None), Tensor) for buffer in STORED)
+    }
+
+
 def moment_fit(network: nn.Module, source: Source, *, batch_size: int = 256, seed: int = 0) -> MomentFit:
     """How far the moments of a random mix of images lie from those that batch normalization stored.
 
@@ -60,11 +75,7 @@ def moment_fit(network: nn.Module, source: Source, *, batch_size: int = 256, see
         >>> moment_fit(nn.BatchNorm2d(1, eps=0), source)
         MomentFit(mean_error=0.5, log_variance_error=1.3862943649291992)
     """
-    modules = {
-        name: module
-        for name, module in network.named_modules()
-        if all(isinstance(getattr(module, buffer, None), Tensor) for buffer in STORED)
-    }
+    modules = stored_layers(network)
     if not modules:
         raise StatisticsMissing(f"{type(network).__name__} has no layer with stored moments to be compared with")
     pick = torch.randperm(len(source), generator=generator(seed, "moment fit"))[:batch_size]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from reverie.report.page import Block, Figure, Picture, Section, Tiles, page
+from reverie.report.page import Block, Figure, Picture, Section, page
 from reverie.report.result import (
     attempts_table,
     decisions_table,
@@ -64,7 +64,7 @@ def compression_report(
     return page(
         f"Compressed: {asked.get('model', 'a network')}",
         "What was asked, what came out, and how each number was obtained.",
-        tiles=Tiles(tuple(map(_tile, figures["rows"]))),
+        figures=[_tile(row) for row in figures["rows"]],
         sections=sections,
     )
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from reverie.compress.latencies import layer_shape
-from reverie.core.events import Listener, silent
+from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork, as_network
 from reverie.core.rng import generator
 from reverie.cost.count import Count, count
@@ -78,8 +78,10 @@ def inspect(model: nn.Module, *, latency: bool = True, threads: int = 1, on_even
         ([('0', 8)], 389)
     """
     network = as_network(model)
+    on_event(Event("reading the network", 0, 1))
     example = torch.randn(EXAMPLE_IMAGES, *network.image_shape, generator=generator(0, "inspect"))
     structure = certify(network.body, probe(network.body, example), example)
+    on_event(Event("reading the network", 1, 1))
     latencies = _latencies(structure, threads=threads, on_event=on_event) if latency else {}
     return Inspection(network, structure, count(network, example[:1]), latencies)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from reverie.report.table import Table, to_html
 
-__all__ = ["Block", "Figure", "Picture", "Section", "Tiles", "page"]
+__all__ = ["Block", "Figure", "Picture", "Section", "page"]
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
@@ -72,13 +72,6 @@ class Figure:
     meaning: str
 
 
-@dataclass(frozen=True)
-class Tiles:
-    """Numbers side by side."""
-
-    figures: tuple[Figure, ...]
-
-
 Block = str | Table | Picture
 
 
@@ -90,11 +83,17 @@ class Section:
     blocks: tuple[Block, ...]
 
 
-def page(title: str, lead: str, *, tiles: Tiles, sections: Sequence[Section]) -> str:
+def page(title: str, lead: str, *, figures: Sequence[Figure], sections: Sequence[Section]) -> str:
     """The page as HTML text.
 
+    Args:
+        title: Its heading.
+        lead: One sentence below.
+        figures: Numbers that stand side by side on top.
+        sections: What follows, in order.
+
     Example:
-        >>> "<script>" in page("<script>", "a", tiles=Tiles(()), sections=[])
+        >>> "<script>" in page("<script>", "a", figures=[], sections=[])
         False
     """
     body = "".join(
@@ -103,7 +102,7 @@ def page(title: str, lead: str, *, tiles: Tiles, sections: Sequence[Section]) ->
     )
     shown = "".join(
         f'<div class="tile"><b>{_escape(figure.value)}</b><span>{_escape(figure.meaning)}</span></div>'
-        for figure in tiles.figures
+        for figure in figures
     )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -79,8 +79,8 @@ def _of_the_network(
     """What the network's batch normalization says of the dreams."""
     from reverie.core.source import noise_source
     from reverie.distill import reestimate_batch_norm
-    from reverie.dream.layer_statistics import stored_layers
     from reverie.metrics import evaluate, moment_fit
+    from reverie.metrics.stored_moments import stored_layers
 
     if not stored_layers(network):
         return {}

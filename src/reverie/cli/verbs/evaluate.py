@@ -42,13 +42,13 @@ def evaluate(
     value: dict[str, Any] = {
         "model": model,
         "test_set": test_set,
-        "count": found.count,
+        "count": share.count,
         "accuracy": share.value,
         "accuracy_95": [share.low, share.high],
         "cross_entropy_nats": found.cross_entropy_nats,
     }
     spread = f"95% interval {share.low:.2%} to {share.high:.2%}"
-    said = f"{share.value:.2%} of {found.count:,} images right ({spread})"
+    said = f"{share.value:.2%} of {share.count:,} images right ({spread})"
     shown = (f"{said}, cross-entropy {found.cross_entropy_nats:.4f} nats",)
     if against is None or images.labels is None:
         return Answer(value, shown)
