@@ -14,7 +14,7 @@ __all__ = ["MAIN_JOB"]
 BENCH = "reverie bench main-job --only"
 FASHION = "reverie dream zoo:fashion-resnet20 --n 256 --judge zoo:fashion-vgg --out DIR"
 IMAGENET = (
-    "reverie dream zoo:imagenet-efficientnet-lite0 --n 32 --size 128 --judge zoo:imagenet-efficientnet-lite1 --out DIR"
+    "reverie dream zoo:imagenet-efficientnet-lite0 --n 32 --side 128 --judge zoo:imagenet-efficientnet-lite1 --out DIR"
 )
 
 
