@@ -112,7 +112,7 @@ def inversion_figures(on_event: Listener) -> Mapping[str, Measured]:
     bank = dream(teacher, count=COUNT, on_event=on_event)
     inverter = train_inverter(teacher, bank.source(), layers=STAGES, steps=300, on_event=on_event)
     decided = predict(teacher, real).argmax(1)
-    with torch.no_grad(), tap(teacher, lambda name, _: name in STAGES) as seen:
+    with torch.no_grad(), tap(teacher, STAGES) as seen:
         teacher(real.floats())
     kept = {}
     for place, stage in enumerate(STAGES, start=1):

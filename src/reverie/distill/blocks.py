@@ -193,7 +193,7 @@ class _Lessons:
         return [part / max(whole, 1e-12) for part, whole in zip(wrong, size, strict=True)]
 
     def _read(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        with torch.no_grad(), tap(self.teacher, lambda name, _: name in self.layers) as seen:
+        with torch.no_grad(), tap(self.teacher, self.layers) as seen:
             self.teacher(images.to(self.device))
         missing = self.layers - seen.keys()
         if missing:

@@ -114,8 +114,8 @@ class Matched:
             return
         with ExitStack() as stack:
             names = ({match.teacher for match in self.matches}, {match.student for match in self.matches})
-            self._of_teacher = stack.enter_context(tap(self.teacher, lambda name, _: name in names[0]))
-            self._of_student = stack.enter_context(tap(student, lambda name, _: name in names[1]))
+            self._of_teacher = stack.enter_context(tap(self.teacher, names[0]))
+            self._of_student = stack.enter_context(tap(student, names[1]))
             yield
 
     def loss(self) -> Tensor | None:

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from reverie.core.describe import describe
 from reverie.core.digest import sha256_tensors
 from reverie.core.edit import Record
-from reverie.core.environment import environment
 from reverie.core.errors import FolderInUse, RangeError, ReferenceNotFound, ShapeError
 from reverie.core.events import Listener, silent
 from reverie.core.network import ImageNetwork, as_network
-from reverie.core.run_folder import RUN_FILE, RUN_FORMAT, RunFolder, open_run
+from reverie.core.run_folder import RunFolder, open_run
 from reverie.core.source import Source, noise_source
-from reverie.core.store import read_json, write_bytes, write_json
+from reverie.core.store import read_json, write_bytes
 from reverie.cost.onnx import check_onnx, export_onnx
 from reverie.distill import Distilled, distill, stage_matches
 from reverie.dream import Bank
@@ -215,7 +214,10 @@ def teach(
         others = school.others(starts[0], rest, real, control=control, seed=seed)
         result = school.result(starts[0], rest, judged, taught, others, test)
         if run.path is not None:
-            _write(result, run.path, config)
+            if result.network.origin is not None:
+                save(result.network, run.path, record=Record())
+            write_bytes(run.path / "model.onnx", result.onnx)
+            run.finish(figures=result.figures())
         return result
 
 
@@ -356,12 +358,3 @@ def _check(teacher: ImageNetwork, students: Sequence[ImageNetwork], sources: Seq
     test = sources[-1]
     if test is not None and test.labels is None:
         raise ReferenceNotFound(f"the test images {test.name!r} have no labels, so accuracy cannot be measured")
-
-
-def _write(result: Taught, folder: Path, config: Mapping[str, Any]) -> None:
-    """The folder's results; `run.json` comes last and says that they are there."""
-    if result.network.origin is not None:
-        save(result.network, folder, record=Record())
-    write_bytes(folder / "model.onnx", result.onnx)
-    head = {"format": RUN_FORMAT, "verb": "distill", "config": dict(config), "finished": True}
-    write_json(folder / RUN_FILE, head | environment() | {"figures": result.figures()})

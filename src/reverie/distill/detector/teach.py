@@ -194,7 +194,8 @@ class _Helper:
 
     def stem(self, crops: Tensor) -> Tensor:
         """What the layer returns for crops, with its gradient."""
-        with tap(self.network, lambda name, _: name == self.layer) as seen:
+        name = str(self.layer)
+        with tap(self.network, [name]) as seen:
             self.network(crops)
-        output: Tensor = seen[str(self.layer)].output
+        output: Tensor = seen[name].output
         return output
