@@ -192,6 +192,14 @@ def test_folders_of_other_loops(small_net: nn.Module, tmp_path: Path) -> None:
             adapted(small_net, None, **wrong)
 
 
+def test_a_student_of_other_classes_is_refused_before_anything_is_dreamed(small_net: nn.Module) -> None:
+    student = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
+    dreamed: list[Event] = []
+    with pytest.raises(ShapeError, match="for 4 classes and the student for 5"):
+        adaptive_dreams(small_net, student, teach=teach, counts=[6], image_shape=(3, 8, 8), on_event=dreamed.append)
+    assert not dreamed
+
+
 def test_a_pool_holds_nothing_twice(small_net: nn.Module) -> None:
     bank = dream(small_net, count=5, image_shape=(3, 8, 8), steps=1)
     other = dream(small_net, count=3, image_shape=(3, 8, 8), steps=1, seed=1)

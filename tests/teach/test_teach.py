@@ -103,6 +103,10 @@ def test_what_does_not_fit_is_refused_before_any_work() -> None:
         teach(network(0), [])
     with pytest.raises(RangeError, match="at least 64"):
         run(dreams=3)
+    told: list[Event] = []
+    with pytest.raises(RangeError, match="learning_rate > 0, got learning_rate = 0"):
+        run(source=None, learning_rate=0.0, on_event=told.append)
+    assert not told
     other = ImageNetwork(nn.Flatten(), image_shape=(1, 9, 9))
     with pytest.raises(ShapeError, match=r"teacher takes images \(1, 8, 8\) and the student \(1, 9, 9\)"):
         teach(network(0), [other])

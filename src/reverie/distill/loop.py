@@ -25,7 +25,7 @@ from reverie.distill.features import Features
 from reverie.distill.losses import LogitLoss, soft_label_loss
 from reverie.distill.matches import Match, same_layers
 from reverie.distill.orders import Order, shuffled
-from reverie.distill.run import Milestone, Run, Settings
+from reverie.distill.run import Milestone, Run, Settings, check_ranges
 from reverie.distill.schedules import Schedule, cosine
 from reverie.distill.views import Views
 from reverie.metrics.classify import Share
@@ -152,8 +152,7 @@ def distill(
 
     Reference: Beyer et al., 2022, arXiv:2106.05237. Differs: features are matched too, and views are milder.
     """
-    if not feature_weight >= 0:
-        raise RangeError(f"distillation needs feature_weight >= 0, got feature_weight = {feature_weight}")
+    check_ranges(feature_weight=feature_weight)
     chosen = choose_precision(student) if precision is None else precision
     settings = Settings(
         loss=loss,

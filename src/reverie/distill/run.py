@@ -6,7 +6,7 @@ number of the step alone, so a run that goes on from a checkpoint ends with the 
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ from reverie.distill.workers import current_workers
 from reverie.metrics.classify import Share, agreement
 from reverie.metrics.evaluate import predict
 
-__all__ = ["Judgement", "Milestone", "Run", "Settings"]
+__all__ = ["Judgement", "Milestone", "Run", "Settings", "check_ranges"]
 
 MILESTONES = 10
 STEPS_PER_EVENT = 10
@@ -71,6 +71,39 @@ class Judgement:
     agreement: Share
 
 
+RANGES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "steps": ("steps >= 1", lambda steps: steps >= 1),
+    "batch_size": ("batch_size >= 2", lambda size: size >= 2),
+    "learning_rate": ("learning_rate > 0", lambda rate: rate > 0),
+    "weight_decay": ("weight_decay >= 0", lambda decay: decay >= 0),
+    "feature_weight": ("feature_weight >= 0", lambda weight: weight >= 0),
+    "clip": ("clip > 0", lambda clip: clip is None or clip > 0),
+    "average": ("0 <= average < 1", lambda decay: 0 <= decay < 1),
+    "patience": ("patience >= 1", lambda patience: patience is None or patience >= 1),
+    "held_out": ("0 < held_out < 1", lambda share: 0 < share < 1),
+}
+
+
+def check_ranges(**numbers: float | None) -> None:
+    """Refuse numbers that no distillation takes, whoever was given them, before any work.
+
+    Args:
+        numbers: Under the names that `distill` has for them.
+
+    Raises:
+        RangeError: Naming the first that is out of its range.
+
+    Example:
+        >>> check_ranges(steps=10, learning_rate=0.0)
+        Traceback (most recent call last):
+        reverie.core.errors.RangeError: distillation needs learning_rate > 0, got learning_rate = 0.0
+    """
+    for name, value in numbers.items():
+        need, met = RANGES[name]
+        if not met(value):
+            raise RangeError(f"distillation needs {need}, got {name} = {value}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The arguments of `distill` that decide what is computed, checked."""
@@ -92,20 +125,7 @@ class Settings:
     precision: torch.dtype
 
     def __post_init__(self) -> None:
-        needs = {
-            "steps >= 1": self.steps >= 1,
-            "batch_size >= 2": self.batch_size >= 2,
-            "learning_rate > 0": self.learning_rate > 0,
-            "weight_decay >= 0": self.weight_decay >= 0,
-            "clip > 0": self.clip is None or self.clip > 0,
-            "0 <= average < 1": 0 <= self.average < 1,
-            "patience >= 1": self.patience is None or self.patience >= 1,
-            "0 < held_out < 1": 0 < self.held_out < 1,
-        }
-        for need, met in needs.items():
-            if not met:
-                name = next(word for word in need.split() if word.isidentifier())
-                raise RangeError(f"distillation needs {need}, got {name} = {getattr(self, name)}")
+        check_ranges(**{name: getattr(self, name) for name in RANGES if hasattr(self, name)})
 
     def to_json(self) -> dict[str, Any]:
         """Everything as JSON values: settings that differ in anything differ here."""

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from reverie.core.digest import sha256_tensors
-from reverie.core.errors import CorruptFile, FolderInUse, RangeError
+from reverie.core.errors import CorruptFile, FolderInUse, RangeError, ShapeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import as_network
 from reverie.core.rng import derive_seed
@@ -122,6 +123,7 @@ def adaptive_dreams(
 
     Raises:
         RangeError: No counts, or a negative weight.
+        ShapeError: The student answers for other classes than the teacher.
         FolderInUse: `path` holds the loop of another question.
         CorruptFile: A kept student is damaged.
 
@@ -139,6 +141,7 @@ def adaptive_dreams(
     if not counts or weight < 0:
         raise RangeError(f"the loop needs at least one count and a weight of at least 0, got {list(counts)}, {weight}")
     folder = None if path is None else Path(path)
+    _check_answers(teacher, student, image_shape)
     base = term if term is not None else _usual_term(teacher, image_shape)
     question = {"counts": list(counts), "weight": weight, "seed": seed, "student": _sha256(student)}
     question |= {"lessons": dict(lessons or {})}
@@ -177,6 +180,18 @@ def _usual_term(teacher: nn.Module, image_shape: Sequence[int] | None) -> Term:
     shape = network.image_shape if image_shape is None else image_shape
     source = choose_statistics(network, image_shape=shape)
     return prior_term() if isinstance(source, NoStatistics) else default_term(usual_statistics_weight(source))
+
+
+def _check_answers(teacher: nn.Module, student: nn.Module, image_shape: Sequence[int] | None) -> None:
+    """Refuse a student that cannot be compared before anything is dreamed for it."""
+    shape = as_network(teacher, image_shape).image_shape if image_shape is None else image_shape
+    blank = Source("blank", torch.zeros(1, *shape, dtype=torch.uint8))
+    theirs, ours = (predict(network, blank).shape[1] for network in (teacher, student))
+    if theirs != ours:
+        raise ShapeError(
+            f"the teacher answers for {theirs} classes and the student for {ours}; both must know the same. "
+            "Give the student a last layer with the teacher's classes."
+        )
 
 
 def _taught(student: nn.Module, pool: Source, number: int, *, teach: Teach, kept: Path | None) -> nn.Module:

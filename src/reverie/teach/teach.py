@@ -25,6 +25,7 @@ from reverie.core.source import Source, noise_source
 from reverie.core.store import read_json, write_bytes
 from reverie.cost.onnx import check_onnx, export_onnx
 from reverie.distill import Distilled, distill, stage_matches
+from reverie.distill.run import check_ranges
 from reverie.dream import Bank
 from reverie.metrics.classify import PairedDifference, Share, accuracy, agreement, paired_difference
 from reverie.metrics.evaluate import predict
@@ -179,6 +180,13 @@ def teach(
         raise RangeError("there is no student to teach; give at least one")
     if dreams < LEAST_DREAMS:
         raise RangeError(f"dreams must be at least {LEAST_DREAMS} to teach and to judge with, got {dreams}")
+    check_ranges(
+        steps=teach_steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        feature_weight=feature_weight,
+    )
     network = as_network(teacher)
     starts = [as_network(student, network.image_shape) for student in students]
     _check(network, starts, (source, real, test))
