@@ -1,14 +1,16 @@
 import pytest
 import torch
+from torch import nn
 
 from cases import wide_network
 from reverie.compress.evidence import loss_change, reference_logits
-from reverie.compress.importance import magnitude_scores
+from reverie.compress.importance import gate_scores, magnitude_scores, reconstruction_scores
 from reverie.compress.prune import option_losses, prune
 from reverie.compress.ridge import refit
 from reverie.compress.sites import find_sites
 from reverie.core.edit import replay
 from reverie.core.errors import BudgetInfeasible, RangeError, ShapeError
+from reverie.core.network import ImageNetwork
 from reverie.core.source import noise_source
 from reverie.cost.count import count
 from reverie.cost.timing import Timing
@@ -52,13 +54,32 @@ def test_compensation_brings_the_network_nearer(network, source):
     # Statistics as training would have left them.
     network = reestimate_batch_norm(network, source)
     bare = prune(network, source, macs="60%", compensate=False, step=4)
-    made = prune(network, source, macs="60%", step=4)
+    made = prune(network, source, macs="60%", step=4, importance=gate_scores)
     assert made.plan == bare.plan
     assert agreement(network, made.network, source) < 0.8 * agreement(network, bare.network, source)
     # Layers are fitted anew, then statistics are counted anew.
     both = reestimate_batch_norm(refit(network, bare.network, bare.record, source), source)
     again = both.state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in made.network.state_dict().items())
+
+
+def test_what_is_compensated_is_ranked_by_what_compensation_does_not_give_back(network, source):
+    usual = prune(network, source, macs="60%", step=4)
+    assert usual.plan == prune(network, source, macs="60%", step=4, importance=reconstruction_scores).plan
+    assert usual.plan != prune(network, source, macs="60%", step=4, importance=gate_scores).plan
+
+
+def test_units_that_no_plain_product_reads_are_ranked_too(source):
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 6, 3), nn.Flatten(), nn.Linear(864, 4))
+    network = ImageNetwork(body, image_shape=(1, 12, 12)).eval()
+    kept = prune(network, source, macs="60%", step=2).plan.kept
+    scores = {"0": gate_scores, "2": reconstruction_scores}
+    structure = probe(body, torch.zeros(2, 1, 12, 12))
+    for group, units in kept.items():
+        ranked = scores[group](network, structure, source)[group].value.argsort(descending=True)
+        assert sorted(units) == sorted(ranked[: len(units)].tolist())
+    assert "0" in kept
 
 
 def test_any_importance_may_rank(network, source):

@@ -168,7 +168,7 @@ def _detectors(on_event: Listener) -> Mapping[str, Measured]:
             torch.manual_seed(seed)
             start = SmallDetector(classes=10)
         for name, lessons in kinds.items():
-            taught = teach_detector(start, learned, lessons=lessons, steps=500, seed=seed, on_event=on_event)
+            taught = teach_detector(start, learned, lessons=lessons, steps=400, seed=seed, on_event=on_event)
             points[name].append(100 * detector_precision(taught, judged))
     gains = {
         name: [one - plain for one, plain in zip(points[name], points["plain"], strict=True)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.compress.evidence import loss_change, reference_logits
-from reverie.compress.importance import Scored, gate_scores
+from reverie.compress.importance import Scored, gate_scores, reconstruction_scores
 from reverie.compress.latencies import cost_columns, measure_layers
 from reverie.compress.latency_budget import TOLERANCE, Met, meet_latency
 from reverie.compress.plan import Plan
@@ -76,7 +76,7 @@ def prune(
     latency: Budget | str | None = None,
     size: Budget | str | None = None,
     macs: Budget | str | None = None,
-    importance: Importance = gate_scores,
+    importance: Importance | None = None,
     rounds: int = 1,
     compensate: bool = True,
     backend: Backend | None = None,
@@ -93,7 +93,8 @@ def prune(
         latency: Budget of one image's time in the backend: `"60%"` of the given network's, or `"4ms"`.
         size: Budget of the weights: `"50%"` or `"1MB"`.
         macs: Budget of multiply-adds: `"50%"` or `"20MMAC"`.
-        importance: Which units go first.
+        importance: Which units go first; None takes `gate_scores`, and where the cut is compensated
+            `reconstruction_scores`, but for units that no plain product reads.
         rounds: How often evidence is gathered. With several, budgets fall exponentially, and each round but the first
             ranks units and measures options on what the round before left, compensated where that is asked for.
         compensate: Whether layers are fitted anew and batch-norm statistics counted anew; see `refit`.
@@ -132,13 +133,22 @@ def prune(
     if "latency" in budgets:
         measure_layers(sites, table, on_event=on_event)
     limits, columns = _shares(network, budgets, counted, runtime), cost_columns(table, budgets)
-    work = _Work(network, structure, sites, source, importance, compensate)
+    ranking = importance or (_missed_after_refit if compensate else gate_scores)
+    work = _Work(network, structure, sites, source, ranking, compensate)
     study = _studied(work, columns, counted, limits, rounds=rounds, on_event=on_event)
     met = _meet(work, study, limits, runtime, on_event) if "latency" in budgets else None
     solution = study.solve(limits) if met is None else met.solution
     pruned, record = work.applied(solution.plan, on_event)
     timing, attempts = (None, ()) if met is None else (met.timing, met.attempts)
     return Pruned(pruned, solution.plan, record, solution, study, timing, attempts)
+
+
+def _missed_after_refit(network: ImageNetwork, structure: Structure, source: Source) -> Mapping[str, Scored]:
+    """What no refit gives back, and gates where that cannot be asked; scores are compared within a group alone."""
+    found = reconstruction_scores(network, structure, source)
+    if all(group.name in found for group in structure.free):
+        return found
+    return {**gate_scores(network, structure, source), **found}
 
 
 @dataclass(frozen=True, eq=False)

@@ -186,12 +186,12 @@ def box_loss(
     """
     mine = crop(images, boxes[assigned.owners, assigned.anchors], assigned.owners, size=size)
     with torch.no_grad():
-        theirs = crop(images, assigned.boxes[assigned.objects], assigned.owners, size=size)
-    loss = _mean_difference(mine, theirs, pooled)
+        theirs = crop(images, assigned.boxes, assigned.images, size=size)
+    loss = _mean_difference(mine, theirs[assigned.objects], pooled)
     if stem is None:
         return loss
     with torch.no_grad():
-        wanted = stem(theirs)
+        wanted = stem(theirs)[assigned.objects]
     return loss + _mean_difference(stem(mine), wanted, stem_pooled)
 
 

@@ -1,6 +1,7 @@
 """Teach a detector with the help of a classifier that never saw a box.
 
-Cost: per step one pass of the detector, and the classifier on one crop per object.
+Cost: per step one pass of the detector, the classifier on one crop per object, and its first layers on one crop per
+anchor that answers for an object.
 Source: Chawla et al., 2021, arXiv:2106.05209.
 """
 
@@ -10,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reverie.core.errors import Diverged, RangeError, ShapeError
+from reverie.core.errors import Diverged, RangeError, ReferenceNotFound, ShapeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import derive_seed, generator, preserved_rng
-from reverie.core.tap import tap
+from reverie.core.tap import select_layers
 from reverie.distill.detector.crop import crop
 from reverie.distill.detector.losses import assign_batch, box_loss, class_loss, detection_loss
 from reverie.distill.detector.network import SmallDetector
@@ -193,9 +194,23 @@ class _Helper:
         return logits
 
     def stem(self, crops: Tensor) -> Tensor:
-        """What the layer returns for crops, with its gradient."""
-        name = str(self.layer)
-        with tap(self.network, [name]) as seen:
+        """What the layer returns for crops, with its gradient; what comes after it is not computed."""
+        ((name, layer),) = select_layers(self.network, [str(self.layer)]).items()
+        reached: list[Tensor] = []
+
+        def stop(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+            reached.append(output)
+            raise _Reached
+
+        handle = layer.register_forward_hook(stop)
+        try:
             self.network(crops)
-        output: Tensor = seen[name].output
-        return output
+        except _Reached:
+            return reached[0]
+        finally:
+            handle.remove()
+        raise ReferenceNotFound(f"the classifier's forward pass does not reach its layer {name!r}")
+
+
+class _Reached(Exception):
+    """The way out of a forward pass once the layer was reached."""
