@@ -214,6 +214,28 @@ def test_a_detector_learns_and_every_term_has_its_say() -> None:
     assert all(torch.equal(tensor, again[name]) for name, tensor in taught["plain"].items())
 
 
+def test_boxes_are_compared_in_a_layer_and_nothing_behind_it_is_computed() -> None:
+    scenes = make_scenes(squares(), count=8, seed=0, size=48, sides=(12, 22))
+
+    def taught(network: ImageNetwork, stem: str = "body.1") -> torch.Tensor:
+        lessons = ClassifierLessons(network, class_weight=0.0, stem=stem)
+        weight: torch.Tensor = (
+            teach_detector(detector(), scenes, lessons=lessons, steps=2, batch_size=4).heads[0].weight
+        )
+        return weight
+
+    passes: list[int] = []
+    other = classifier()
+    with torch.no_grad():
+        other.body[3].weight.zero_()
+    other.body[3].register_forward_hook(lambda *_: passes.append(1))
+    assert torch.equal(taught(other), taught(classifier()))
+    assert len(passes) == 1, "its classes were counted once"
+    assert not torch.equal(taught(classifier(), "body.0"), taught(classifier()))
+    with pytest.raises(ReferenceNotFound, match=r"body\.7"):
+        taught(classifier(), "body.7")
+
+
 def test_a_detector_of_other_classes_or_images_is_refused() -> None:
     scenes = make_scenes(squares(), count=4, seed=0, size=48, sides=(12, 22))
     with pytest.raises(ShapeError, match="classifier names 5 classes and the detector 3"):

@@ -44,7 +44,7 @@ SEEDS = 3
 FASHION_STUDENT = "reverie.zoo.networks:CifarResNet(widths=[22, 34, 44], in_channels=1)"
 RESNET56 = "reverie.zoo.networks:CifarResNet(blocks=9, shortcut='pad')@data/cifar10_resnet56.safetensors"
 RESNET20 = "reverie.zoo.networks:CifarResNet(shortcut='pad')"
-SCRATCH: dict[str, Any] = {"steps": 1000, "learning_rate": 0.1, "weight_decay": 5e-4}
+SCRATCH: dict[str, Any] = {"steps": 500, "learning_rate": 0.1, "weight_decay": 5e-4}
 CUT = {"dreams": 1024, "dream_steps": 60, "teach_steps": 3100}
 # Every image is covered in part by another and mixed with a third: dreams resemble each other, and this is cheap.
 MIXED = Views(patches=1.0, blend=0.5)
