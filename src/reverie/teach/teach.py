@@ -180,13 +180,6 @@ def teach(
         raise RangeError("there is no student to teach; give at least one")
     if dreams < LEAST_DREAMS:
         raise RangeError(f"dreams must be at least {LEAST_DREAMS} to teach and to judge with, got {dreams}")
-    check_ranges(
-        steps=teach_steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        feature_weight=feature_weight,
-    )
     network = as_network(teacher)
     starts = [as_network(student, network.image_shape) for student in students]
     _check(network, starts, (source, real, test))
@@ -197,6 +190,7 @@ def teach(
         "weight_decay": weight_decay,
         "feature_weight": feature_weight,
     }
+    check_ranges(**{name.removeprefix("teach_"): value for name, value in lessons.items()})
     config: dict[str, Any] = {
         "weights_sha256": sha256_tensors(network.state_dict()),
         "students_sha256": [sha256_tensors(start.state_dict()) for start in starts],
@@ -215,16 +209,13 @@ def teach(
         if source is None:
             path = run.file("bank")
             wanted = Wanted(network, starts[0], school.between, dreams, dream_steps, seed, path, on_event)
-            made = run.timed("dreaming", lambda: route(wanted)) if bank is None else _loaded(bank, network)
-            source = made.source()
+            source = school.dreams(route, wanted) if bank is None else _loaded(bank, network).source()
         rest, judged = source.split(held_out=JUDGED_SHARE, seed=seed)
         taught = [school.lesson(start, rest, f"{rest.name}-{i}", seed=seed + i) for i, start in enumerate(starts)]
         others = school.others(starts[0], rest, real, control=control, seed=seed)
         result = school.result(starts[0], rest, judged, taught, others, test)
         if run.path is not None:
-            if result.network.origin is not None:
-                save(result.network, run.path, record=Record())
-            write_bytes(run.path / "model.onnx", result.onnx)
+            _write(result, run.path)
             run.finish(figures=result.figures())
         return result
 
@@ -237,6 +228,10 @@ class _School:
     run: RunFolder
     lessons: Mapping[str, Any]
     on_event: Listener
+
+    def dreams(self, route: Route, wanted: Wanted) -> Source:
+        """The images that are learned from, as a route makes them."""
+        return self.run.timed("dreaming", lambda: route(wanted)).source()
 
     def between(self, student: nn.Module, source: Source) -> nn.Module:
         """The lessons between two rounds of an adaptive route: a third of the steps."""
@@ -366,3 +361,9 @@ def _check(teacher: ImageNetwork, students: Sequence[ImageNetwork], sources: Seq
     test = sources[-1]
     if test is not None and test.labels is None:
         raise ReferenceNotFound(f"the test images {test.name!r} have no labels, so accuracy cannot be measured")
+
+
+def _write(result: Taught, folder: Path) -> None:
+    if result.network.origin is not None:
+        save(result.network, folder, record=Record())
+    write_bytes(folder / "model.onnx", result.onnx)
