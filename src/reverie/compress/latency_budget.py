@@ -20,9 +20,9 @@ __all__ = ["TOLERANCE", "Met", "meet_latency"]
 
 # A plan is measured until the interval of its ratio is within this share of it.
 TOLERANCE = 0.004
-# It is to measure from `MARGIN` to `LEAST` under the budget, so that it is within the budget, and no more than 3 %
-# under it, when it is measured again.
-MARGIN, LEAST = 0.004, 0.022
+# It is to measure from `MARGIN` under the budget to `WIDTH` below that, so that it is within the budget, and no more
+# than 3 % under it, when it is measured again.
+MARGIN, WIDTH = 0.004, 0.018
 ATTEMPTS = 12
 
 
@@ -56,7 +56,7 @@ def meet_latency(
         study: With a column "latency".
         limits: Column -> upper limit as a share of the teacher's, "latency" among them.
         measure: Builds a plan's network and times it beside the teacher.
-        margin: Share of the latency limit that is kept free for the next measurement, in [0, 0.02).
+        margin: Share of the latency limit that is kept free for the next measurement, in [0, 1).
         attempts: Plans that are measured at most.
         on_event: Called with the stage "measuring plans".
 
@@ -86,7 +86,7 @@ def meet_latency(
         budget=aim,
         first_limit=aim,
         beside=beside,
-        tolerance=LEAST - margin,
+        tolerance=WIDTH,
         attempts=attempts,
     )
     on_event(Event("measuring plans", len(timings), len(timings)))

@@ -37,8 +37,9 @@ from reverie.graph.structure import Structure
 __all__ = ["Route", "Task", "apply_plan", "example_input", "make_route"]
 
 PROBED_IMAGES = 128
-# Kept free of the budget: the network is measured once more, after it was taught, on all threads.
-MARGIN = 0.012
+# Kept free of the budget: the network is measured once more, after it was taught, on all threads, and there two
+# measurements minutes apart differ by 1 to 2 %.
+MARGIN = 0.02
 
 
 @dataclass(frozen=True, eq=False)
