@@ -1,10 +1,9 @@
 """What every test may ask for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import hypothesis
 import pytest
-import torch
 from torch import nn
 
 from reverie.core.events import Event
@@ -12,18 +11,6 @@ from reverie.core.events import Event
 # The same examples on every machine and in every run; no deadline, since a busy machine is not a wrong answer.
 hypothesis.settings.register_profile("reverie", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("reverie")
-
-# Tiny networks gain nothing from threads, and lose much where several test processes share the cores.
-torch.set_num_threads(1)
-
-
-@pytest.fixture(autouse=True)
-def global_state() -> Iterator[None]:
-    """Give each test the same global random state, and the thread count that the suite began with."""
-    threads = torch.get_num_threads()
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def reconstruction_scores(
         >>> from reverie.graph import probe
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> _ = net[1].weight.data.copy_(torch.tensor([[9.0, 1, 1, 1], [1, 1, 1, 9], [1, 1, 1, 9]]))
-        >>> _ = net[1].bias.data.zero_(), net[3].weight.data.fill_(1.0)
+        >>> _ = net[1].bias.data.zero_(), net[3].weight.data.fill_(1.0), net[3].bias.data.zero_()
         >>> network, structure = ImageNetwork(net, image_shape=(1, 2, 2)), probe(net, torch.zeros(1, 1, 2, 2))
         >>> found = reconstruction_scores(network, structure, noise_source(count=64, image_shape=(1, 2, 2), seed=0))
         >>> [round(value, 2) for value in found["1"].value.tolist()]  # of twins, one goes for nothing
