@@ -13,7 +13,15 @@ from reverie.core.errors import CorruptFile, Diverged, FolderInUse, RangeError, 
 from reverie.core.events import Event
 from reverie.core.network import ImageNetwork
 from reverie.core.source import Source, noise_source
-from reverie.distill import Distilled, balanced_curriculum, correlation_loss, distill, flat, soft_label_loss
+from reverie.distill import (
+    Distilled,
+    balanced_curriculum,
+    correlation_loss,
+    distill,
+    flat,
+    same_layers,
+    soft_label_loss,
+)
 from reverie.distill.features import select_kept
 from reverie.metrics import agreement, predict
 
@@ -93,7 +101,8 @@ def test_feature_matching_pulls_the_kept_channels() -> None:
 
     arguments = {"steps": 60, "batch_size": 16, "learning_rate": 0.05}
     without = distill(teacher, student, source(), **arguments)  # type: ignore[arg-type]
-    matched = distill(teacher, student, source(), features={"body.norm": kept}, **arguments)  # type: ignore[arg-type]
+    matches = same_layers({"body.norm": kept})
+    matched = distill(teacher, student, source(), matches=matches, **arguments)  # type: ignore[arg-type]
     assert error(matched.student) < 0.3 * error(without.student)
 
 
@@ -165,10 +174,16 @@ def test_networks_and_random_state_are_as_before(raising: bool) -> None:
     if raising:
         with pytest.raises(KeyboardInterrupt):
             distill(
-                teacher, student, source(), features={"body.norm": None}, steps=20, batch_size=16, on_event=listener
+                teacher,
+                student,
+                source(),
+                matches=same_layers({"body.norm": None}),
+                steps=20,
+                batch_size=16,
+                on_event=listener,
             )
     else:
-        taught = distill(teacher, student, source(), features={"body.norm": None}, steps=20, batch_size=16)
+        taught = distill(teacher, student, source(), matches=same_layers({"body.norm": None}), steps=20, batch_size=16)
         assert not same(taught.student, student)
         assert not taught.student.training
         assert not taught.student.get_parameter("body.conv.weight").requires_grad
@@ -188,14 +203,14 @@ def stop_at(step: int) -> Callable[[Event], None]:
 
 @pytest.mark.parametrize("stopped", [10, 24, 39])
 def test_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path, stopped: int) -> None:
-    whole = run(features={"body.norm": None})
+    whole = run(matches=same_layers({"body.norm": None}))
     path = tmp_path / "state.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        run(features={"body.norm": None}, checkpoint=path, on_event=stop_at(stopped))
-    resumed = run(features={"body.norm": None}, checkpoint=path)
+        run(matches=same_layers({"body.norm": None}), checkpoint=path, on_event=stop_at(stopped))
+    resumed = run(matches=same_layers({"body.norm": None}), checkpoint=path)
     assert same(resumed.student, whole.student)
     assert resumed.history == whole.history
-    assert not same(run(features={"body.norm": None}, seed=1).student, whole.student)
+    assert not same(run(matches=same_layers({"body.norm": None}), seed=1).student, whole.student)
 
 
 def test_finished_checkpoint_returns_at_once(tmp_path: Path) -> None:
@@ -211,7 +226,7 @@ def test_finished_checkpoint_returns_at_once(tmp_path: Path) -> None:
 def test_checkpoint_of_another_run_is_refused_and_damage_is_named(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     run(checkpoint=path, steps=4)
-    for changes in ({"seed": 1}, {"steps": 5}, {"learning_rate": 0.01}, {"features": {"body.norm": None}}):
+    for changes in ({"seed": 1}, {"steps": 5}, {"learning_rate": 0.01}, {"matches": same_layers({"body.norm": None})}):
         with pytest.raises(FolderInUse, match="another distillation"):
             run(**{"checkpoint": path, "steps": 4, **changes})
     with pytest.raises(FolderInUse, match="another distillation"):
@@ -246,13 +261,22 @@ def test_unequal_networks_are_refused_by_name() -> None:
     with pytest.raises(ShapeError, match="student answers for 5 classes and the teacher for 4"):
         distill(small(8, 1), small(8, 2, classes=5), source(), steps=2, batch_size=16)
     with pytest.raises(ReferenceNotFound, match=r"'body\.nrm' is no layer of the teacher.*'body"):
-        run(features={"body.nrm": None})
+        run(matches=same_layers({"body.nrm": None}))
+
+    def narrow(kept: list[int] | None) -> None:
+        matches = same_layers({"body.conv": kept})
+        distill(small(8, 1), small(4, 2), source(), matches=matches, steps=2, batch_size=16)
+
     with pytest.raises(ShapeError, match=r"'body\.conv'.*\(4, 8, 6, 6\), of which all.*\(4, 4, 6, 6\)"):
-        distill(small(8, 1), small(4, 2), source(), features={"body.conv": None}, steps=2, batch_size=16)
+        narrow(None)
     with pytest.raises(ShapeError, match=r"of which 3 channels"):
-        distill(small(8, 1), small(4, 2), source(), features={"body.conv": [0, 1, 2]}, steps=2, batch_size=16)
+        distill(
+            small(8, 1), small(4, 2), source(), matches=same_layers({"body.conv": [0, 1, 2]}), steps=2, batch_size=16
+        )
     with pytest.raises(RangeError, match="from 0 to 8, the teacher has 8"):
-        distill(small(8, 1), small(4, 2), source(), features={"body.conv": [0, 1, 2, 8]}, steps=2, batch_size=16)
+        distill(
+            small(8, 1), small(4, 2), source(), matches=same_layers({"body.conv": [0, 1, 2, 8]}), steps=2, batch_size=16
+        )
     with pytest.raises(ShapeError, match=r"\(n, 1, 5, 6\)"):
         distill(small(8, 1), small(8, 2), noise_source(count=8, image_shape=(1, 5, 6), seed=0), steps=2)
 
@@ -263,7 +287,6 @@ def test_unequal_networks_are_refused_by_name() -> None:
         ("steps", 0),
         ("batch_size", 1),
         ("learning_rate", 0.0),
-        ("feature_weight", -0.1),
         ("held_out", 1.0),
         ("weight_decay", -1e-4),
         ("average", 1.0),
@@ -275,6 +298,11 @@ def test_unequal_networks_are_refused_by_name() -> None:
 def test_arguments_outside_their_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(RangeError, match=f"{name} = {value}"):
         run(**{name: value})
+
+
+def test_a_negative_weight_of_features_is_refused() -> None:
+    with pytest.raises(RangeError, match=r"at least 0, got -0.1 for 'body.norm'"):
+        same_layers({"body.norm": None}, weight=-0.1)
 
 
 def test_events_count_up_to_the_total() -> None:

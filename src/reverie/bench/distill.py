@@ -18,7 +18,7 @@ from reverie.core.events import Listener
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import preserved_rng
 from reverie.core.source import Source, noise_source
-from reverie.distill import Averaged, Distilled, Views, distill
+from reverie.distill import Averaged, Distilled, Views, distill, same_layers
 from reverie.distill.detector import (
     ClassifierLessons,
     SmallDetector,
@@ -71,13 +71,11 @@ def _cut(on_event: Listener) -> Mapping[str, Measured]:
     student = teacher.with_body(body).eval()
 
     def lessons(source: Source, seed: int) -> Distilled:
-        features = {f"body.{stage}": None for stage in stages}
         return distill(
             teacher,
             student,
             source,
-            features=features,
-            feature_weight=100.0,
+            matches=same_layers({f"body.{stage}": None for stage in stages}, weight=100.0),
             steps=CUT["teach_steps"],
             learning_rate=0.05,
             views=MIXED,

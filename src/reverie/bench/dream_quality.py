@@ -19,7 +19,7 @@ from reverie.core.network import ImageNetwork
 from reverie.core.rng import preserved_rng
 from reverie.core.source import Source, noise_source
 from reverie.core.tap import tap
-from reverie.distill import distill, reestimate_batch_norm
+from reverie.distill import distill, reestimate_batch_norm, same_layers
 from reverie.dream import Bank, adaptive_dreams, dream, refine_inversion, train_inverter
 from reverie.graph import bypass, probe
 from reverie.metrics import (
@@ -177,7 +177,7 @@ def _student_accuracy(
             teacher,
             taught,
             pool,
-            features=dict.fromkeys(STAGES),
+            matches=same_layers(dict.fromkeys(STAGES)),
             steps=120,
             learning_rate=0.05,
             seed=seed + number,

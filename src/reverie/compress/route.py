@@ -30,7 +30,7 @@ from reverie.cost.count import Count
 from reverie.cost.latency import LatencyTable, measure_networks
 from reverie.cost.onnx import export_onnx
 from reverie.cost.timing import Timing
-from reverie.distill import distill
+from reverie.distill import distill, same_layers
 from reverie.graph import bypass, cut
 from reverie.graph.structure import Structure
 
@@ -115,7 +115,7 @@ def make_route(source: Source, task: Task) -> Route:
             task.network,
             student,
             source,
-            features={f"body.{name}": kept for name, kept in features.items()},
+            matches=same_layers({f"body.{name}": kept for name, kept in features.items()}),
             steps=task.teach_steps,
             seed=task.seed,
             checkpoint=task.run.file(f"stages/teaching-{source.name}.safetensors"),

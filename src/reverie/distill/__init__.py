@@ -12,7 +12,7 @@ from reverie.distill.feature_losses import (
 )
 from reverie.distill.loop import Distilled, distill
 from reverie.distill.losses import correlation_loss, decoupled_loss, soft_label_loss, standardized_loss
-from reverie.distill.matches import Match, stage_matches
+from reverie.distill.matches import Match, same_layers, stage_matches
 from reverie.distill.orders import Draw, balanced_curriculum, shuffled
 from reverie.distill.run import Milestone
 from reverie.distill.schedules import cosine, flat, linear
@@ -44,6 +44,7 @@ __all__ = [
     "flat",
     "linear",
     "reestimate_batch_norm",
+    "same_layers",
     "shuffled",
     "similarity_loss",
     "soft_label_loss",

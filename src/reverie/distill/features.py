@@ -52,7 +52,7 @@ def select_kept(teacher_feature: Tensor, student_feature: Tensor, kept: Sequence
         raise ShapeError(
             f"feature {layer!r}: the teacher gives {tuple(teacher_feature.shape)}, of which {count} are kept, "
             f"the student {tuple(student_feature.shape)}. "
-            "List in `features` the teacher's channels that the student kept."
+            "List with the layer the teacher's channels that the student kept."
         )
     return selected
 

@@ -59,8 +59,24 @@ class Match:
         return [self.student, self.teacher, describe(self.loss), self.weight, kept, self.adapt]
 
 
-def same_layers(features: Features, *, weight: float) -> tuple[Match, ...]:
-    """Matches of layers that both networks have under one name, their weights adding up to `weight`."""
+def same_layers(features: Features, *, weight: float = 30.0) -> tuple[Match, ...]:
+    """Matches of layers that both networks have under one name, their weights adding up to `weight`.
+
+    The loss is |student - teacher|^2 / |teacher|^2, so a weight means the same in every network. Outputs of stages
+    serve well.
+
+    Args:
+        features: Name of a layer -> for each channel of the student's output the teacher's channel that it stands for,
+            or None where it has all.
+        weight: At least 0; of all together.
+
+    Raises:
+        RangeError: A negative weight.
+
+    Example:
+        >>> [match.weight for match in same_layers({"body.layer1": None, "body.layer2": [0, 2]}, weight=3.0)]
+        [1.5, 1.5]
+    """
     each = weight / max(1, len(features))
     return tuple(Match(name, name, weight=each, kept=kept, adapt=False) for name, kept in features.items())
 

@@ -196,8 +196,9 @@ class Run:
         return min(self.history, key=lambda milestone: milestone.held_out_loss_nats).step
 
     def train(self, checkpoint: Path | None, on_event: Listener) -> None:
-        """Take the steps that are left."""
+        """Take the steps that are left, after those of a checkpoint where there is one."""
         settings = self.settings
+        self._resume(checkpoint)
         milestones = {settings.steps * part // MILESTONES for part in range(MILESTONES + 1)}
         if not self.history:
             self._judge()
@@ -231,8 +232,7 @@ class Run:
         loss = float(soft_label_loss(logits, self.expected, temperature=1.0))
         return Judgement(loss, agreement(logits, self.expected))
 
-    def resume(self, checkpoint: Path | None) -> None:
-        """Go on from a checkpoint where there is one."""
+    def _resume(self, checkpoint: Path | None) -> None:
         found = None if checkpoint is None else read_checkpoint(checkpoint, digest=self.digest)
         if found is None:
             return

@@ -140,16 +140,15 @@ def dream(
         term: What the images should satisfy, the head's own part included; None is `default_term()`, with the head's
             part in place of the class, and `prior_term()` where there are no statistics.
         augment: What the network is shown of the images in each step; None is `default_augment`: each is shifted,
-            zoomed, turned and perhaps mirrored, or left as it is where the answer says what is where (maps of classes
-            or features), and in the last fifth of the steps; see `finishing_stages`. Where left and right differ:
-            `RandomAffine(3, flip=False)`.
+            zoomed, turned and perhaps mirrored, or left as it is where the answer is a map, and in the last fifth of
+            the steps; see `finishing_stages`. Where left and right differ: `RandomAffine(3, flip=False)`.
         head: What kind of answer the network gives; None is `single_label()`. See `reverie.dream.heads`.
         layer: The layer whose output is taken for the network's answer, such as `body.layer3` with `embedding()`.
         statistics: Which moments the images should have; None takes those of batch normalization where stored, else
             calibrates some; see `reverie.dream.calibrate.choose_statistics`. The bank's configuration names the origin.
         taps: Layers that the term reads, such as `attention_layers` for `patch_similarity_term`.
-        path: Folder to keep the bank in, batch by batch; a killed run goes on there, and several processes that ask for
-            the same share the work. None keeps it in memory.
+        path: Folder to keep the bank in, batch by batch; a killed run goes on there, and several processes share the
+            work. None keeps it in memory.
         on_event: Told of every step.
 
     Raises:
@@ -172,9 +171,7 @@ def dream(
     network = as_network(model, image_shape)
     network = network if layer is None else answering(network, layer)
     shape = checked_shape(network, image_shape)
-    for name, value in (("count", count), ("steps", steps), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise RangeError(f"{name} must be at least 1, got {value}")
+    _check_numbers(count=count, steps=steps, batch_size=batch_size)
     chosen = _stages(stages, steps, learning_rate, canvas, varied=augment is None)
     head = head or single_label()
     with preserved_rng():
@@ -185,22 +182,16 @@ def dream(
         if term is None:
             term = _recipe(head, source if _sees(network, shape, source, demanded=statistics is not None) else None)
         try_term(network, term, shape, asked, statistics=source, taps=taps)
-        plan = _Plan(
-            shape,
-            asked,
-            batch_size or default_batch_size(shape),
-            canvas,
-            chosen,
-            seed,
-            term,
-            augment or (still if _has_places(answers[-1]) else None),
-            choose_precision(network),
-            head,
-            layer,
-            source,
-            taps,
-        )
+        size, precision = batch_size or default_batch_size(shape), choose_precision(network)
+        views = augment or (still if _has_places(answers[-1]) else None)
+        plan = _Plan(shape, asked, size, canvas, chosen, seed, term, views, precision, head, layer, source, taps)
         return _dream(network, plan, Path(path) if path is not None else None, on_event)
+
+
+def _check_numbers(**numbers: int | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise RangeError(f"{name} must be at least 1, got {value}")
 
 
 def _dream(network: ImageNetwork, plan: _Plan, path: Path | None, on_event: Listener) -> Bank:

@@ -176,13 +176,9 @@ def teach(
 
     Fails when: the teacher does not classify, so that there is nothing to dream.
     """
-    if not students:
-        raise RangeError("there is no student to teach; give at least one")
-    if dreams < LEAST_DREAMS:
-        raise RangeError(f"dreams must be at least {LEAST_DREAMS} to teach and to judge with, got {dreams}")
     network = as_network(teacher)
     starts = [as_network(student, network.image_shape) for student in students]
-    _check(network, starts, (source, real, test))
+    _check(network, starts, (source, real, test), dreams)
     lessons = {
         "teach_steps": teach_steps,
         "batch_size": batch_size,
@@ -191,19 +187,8 @@ def teach(
         "feature_weight": feature_weight,
     }
     check_ranges(**{name.removeprefix("teach_"): value for name, value in lessons.items()})
-    config: dict[str, Any] = {
-        "weights_sha256": sha256_tensors(network.state_dict()),
-        "students_sha256": [sha256_tensors(start.state_dict()) for start in starts],
-        "source": "dreams" if source is None else sha256_tensors({"images": source.images}),
-        "bank": None if bank is None else str(bank),
-        "route": describe(route),
-        "real": None if real is None else sha256_tensors({"images": real.images}),
-        "dreams": dreams,
-        "dream_steps": dream_steps,
-        **lessons,
-        "control": control,
-        "seed": seed,
-    }
+    config = _config(network, starts, source, bank, real, route)
+    config |= {"dreams": dreams, "dream_steps": dream_steps, **lessons, "control": control, "seed": seed}
     with open_run(None if folder is None else Path(folder), verb="distill", config=config) as run:
         school = _School(network, run, lessons, on_event)
         if source is None:
@@ -218,6 +203,25 @@ def teach(
             _write(result, run.path)
             run.finish(figures=result.figures())
         return result
+
+
+def _config(
+    network: ImageNetwork,
+    starts: Sequence[ImageNetwork],
+    source: Source | None,
+    bank: Path | str | None,
+    real: Source | None,
+    route: Route,
+) -> dict[str, Any]:
+    """What a run is about, so that another one in its folder is told from it."""
+    return {
+        "weights_sha256": sha256_tensors(network.state_dict()),
+        "students_sha256": [sha256_tensors(start.state_dict()) for start in starts],
+        "source": "dreams" if source is None else sha256_tensors({"images": source.images}),
+        "bank": None if bank is None else str(bank),
+        "route": describe(route),
+        "real": None if real is None else sha256_tensors({"images": real.images}),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -348,7 +352,13 @@ def _as_many(real: Source, source: Source) -> Source:
     return real.split(held_out=share, seed=0)[1]
 
 
-def _check(teacher: ImageNetwork, students: Sequence[ImageNetwork], sources: Sequence[Source | None]) -> None:
+def _check(
+    teacher: ImageNetwork, students: Sequence[ImageNetwork], sources: Sequence[Source | None], dreams: int
+) -> None:
+    if not students:
+        raise RangeError("there is no student to teach; give at least one")
+    if dreams < LEAST_DREAMS:
+        raise RangeError(f"dreams must be at least {LEAST_DREAMS} to teach and to judge with, got {dreams}")
     for student in students:
         if tuple(student.image_shape) != tuple(teacher.image_shape):
             raise ShapeError(
