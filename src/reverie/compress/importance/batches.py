@@ -11,7 +11,7 @@ from reverie.core.network import ImageNetwork
 from reverie.core.rng import generator
 from reverie.core.source import Source
 
-__all__ = ["batches", "loss_of"]
+__all__ = ["asked_classes", "batches", "loss_of"]
 
 
 def batches(
@@ -42,12 +42,16 @@ def batches(
 
 
 def loss_of(logits: Tensor, targets: Tensor | None, *, seed: int, index: int) -> Tensor:
-    """Mean cross-entropy of a batch.
+    """Mean cross-entropy of a batch."""
+    return F.cross_entropy(logits, asked_classes(logits, targets, seed=seed, index=index))
+
+
+def asked_classes(logits: Tensor, targets: Tensor | None, *, seed: int, index: int) -> Tensor:
+    """The class of each image that a loss asks for: (n,).
 
     Without targets, classes are drawn from the network's own answers. The expected square of the derivative is then
     that of the Kullback-Leibler divergence to second order: what a change does to the answers, whatever is right.
     """
-    if targets is None:
-        drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator(seed, "answers", index))
-        targets = drawn[:, 0]
-    return F.cross_entropy(logits, targets)
+    if targets is not None:
+        return targets
+    return torch.multinomial(logits.detach().softmax(1), 1, generator=generator(seed, "answers", index))[:, 0]

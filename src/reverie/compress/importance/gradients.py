@@ -1,6 +1,7 @@
 """Taylor scores: what the loss would do if a unit went, from its derivatives where the unit is still there.
 
-Cost: a forward and a backward pass per batch; for the second order, as many backward passes more as there are probes.
+Cost: a forward and a backward pass per batch; for the second order, as many backward passes more as there are classes,
+or probes where these are fewer.
 
 Sources: Molchanov et al., 2019, arXiv:1906.10771 (first and second order, gates and weights); scores of parameters name
 their own in `products`.
@@ -8,15 +9,18 @@ their own in `products`.
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from reverie.compress.importance.batches import batches, loss_of
+from reverie.compress.importance.batches import asked_classes, batches, loss_of
 from reverie.compress.importance.gates import Gates
-from reverie.compress.importance.image_gates import ImageGates
 from reverie.compress.importance.products import Score, fisher_score
 from reverie.compress.importance.scored import Scored, averaged, over_images
+from reverie.compress.importance.slopes import LogitSlopes
+from reverie.core.errors import RangeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import generator
@@ -53,7 +57,7 @@ def gate_scores(
         source: Images.
         images: How many are used at most.
         batch_size: Images whose mean loss is differentiated; 1 squares image by image, the variant that the paper calls
-            full gradient, and takes no longer where all that is read are convolutions and linear layers.
+            full gradient, and takes no longer where all that reads units are convolutions and linear layers.
         targets: (n,) class per image; None draws them from the network's own answers.
         seed: Decides these.
         on_event: Called with the stage "ranking units".
@@ -77,9 +81,9 @@ def gate_scores(
     Fails when: the mean loss of large batches no longer moves, as on training images that the network has learned; take
     smaller batches.
     """
-    each = ImageGates(network.body, structure)
-    if batch_size == 1 and each.possible:
-        return _image_scores(network, source, each, images, targets, seed, on_event)
+    if batch_size == 1:
+        changes = _changes(network, structure, source, images, 0, targets, seed, on_event)
+        return {name: over_images(one, 1) for name, one in changes.items()}
     gates = Gates(network.body, structure)
 
     def one(inputs: Tensor, asked: Tensor | None, index: int) -> dict[str, Tensor]:
@@ -91,53 +95,37 @@ def gate_scores(
     return _gathered(network, source, one, images, batch_size, targets, on_event)
 
 
-def _image_scores(
-    network: ImageNetwork,
-    source: Source,
-    gates: ImageGates,
-    images: int,
-    targets: Tensor | None,
-    seed: int,
-    on_event: Listener,
-) -> dict[str, Scored]:
-    """(dL/dz)^2 image by image, in passes of many images."""
-    parts: dict[str, list[Tensor]] = {name: [] for name in gates.units}
-    count, done = min(images, len(source)), 0
-    for inputs, asked, index in batches(network, source, images=images, batch_size=TOGETHER, targets=targets):
-        ones = {name: gate.requires_grad_() for name, gate in gates.ones(len(inputs)).items()}
-        loss = loss_of(gates(inputs, ones), asked, seed=seed, index=index) * len(inputs)
-        slopes = torch.autograd.grad(loss, list(ones.values()), allow_unused=True, materialize_grads=True)
-        for name, slope in zip(ones, slopes, strict=True):
-            parts[name].append(slope.T.square())
-        done += len(inputs)
-        on_event(Event("ranking units", done, count))
-    return {name: over_images(torch.cat(one, dim=1)) for name, one in parts.items()}
-
-
 def second_order_scores(
     network: ImageNetwork,
     structure: Structure,
     source: Source,
     *,
-    images: int = 128,
-    batch_size: int = 32,
-    probes: int = 8,
+    images: int = 256,
+    batch_size: int = 16,
+    probes: int = 16,
     targets: Tensor | None = None,
     seed: int = 0,
     on_event: Listener = silent,
 ) -> dict[str, Scored]:
     """Second order, at a gate: (-dL/dz + H_zz / 2)^2 per batch, averaged over batches.
 
+    H is the curvature that the loss has in the logits, taken to each gate by their slopes: all of it where logits are
+    linear in a gate, as in one layer between ReLUs.
+
     Args:
         network: As for `gate_scores`, and so for all that is not named here.
         structure: Of `network.body`.
         source: Images.
         images: How many are used at most.
-        batch_size: Images whose mean loss is differentiated.
-        probes: Random signs that the diagonal of the Hessian is estimated with, per batch, at least 1.
+        batch_size: Images whose mean loss is expanded; decides no cost. A last batch that is not full is left out.
+        probes: Backward passes for H, at least 1. It is exact with as many as there are classes; with fewer, random
+            sums of logits estimate it without bias, image by image.
         targets: (n,) class per image, or None.
-        seed: Decides signs and classes.
+        seed: Decides classes, and the sums.
         on_event: Called with the stage "ranking units".
+
+    Raises:
+        RangeError: No probe; else as for `gate_scores`.
 
     Example:
         >>> from torch import nn
@@ -146,32 +134,57 @@ def second_order_scores(
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> network, structure = ImageNetwork(net, image_shape=(1, 2, 2)), probe(net, torch.zeros(1, 1, 2, 2))
         >>> source = noise_source(count=8, image_shape=(1, 2, 2), seed=0)
-        >>> second_order_scores(network, structure, source, probes=2)["1"].value.shape
+        >>> second_order_scores(network, structure, source, batch_size=4)["1"].value.shape
         torch.Size([3])
 
-    Reference: Molchanov et al., 2019. Differs: the diagonal is estimated by Hutchinson's
-    products with random signs in place of one backward pass per gate.
+    Reference: Molchanov et al., 2019. Differs: the second derivative of the logits themselves is left out.
     """
-    gates = Gates(network.body, structure)
+    if probes < 1:
+        raise RangeError(f"the second order needs probes of at least 1, got {probes}")
+    changes = _changes(network, structure, source, images, probes, targets, seed, on_event)
+    return {name: over_images(one, min(batch_size, one.shape[1])) for name, one in changes.items()}
 
-    def one(inputs: Tensor, asked: Tensor | None, index: int) -> dict[str, Tensor]:
-        ones = {name: gate.requires_grad_() for name, gate in gates.ones().items()}
-        inner = list(ones.values())
-        loss = loss_of(gates(inputs, ones), asked, seed=seed, index=index)
-        slopes = torch.autograd.grad(loss, inner, create_graph=True, allow_unused=True, materialize_grads=True)
-        diagonal = [torch.zeros_like(gate) for gate in inner]
-        rng = generator(seed, "signs", index)
-        for probe in range(probes):
-            signs = [torch.randint(0, 2, gate.shape, generator=rng).float() * 2 - 1 for gate in inner]
-            turned = torch.autograd.grad(
-                slopes, inner, signs, retain_graph=probe + 1 < probes, allow_unused=True, materialize_grads=True
-            )
-            for total, sign, value in zip(diagonal, signs, turned, strict=True):
-                total += sign * value / probes
-        change = zip(ones, slopes, diagonal, strict=True)
-        return {name: (-slope.detach() + curve / 2).square() for name, slope, curve in change}
 
-    return _gathered(network, source, one, images, batch_size, targets, on_event)
+def _changes(
+    network: ImageNetwork,
+    structure: Structure,
+    source: Source,
+    images: int,
+    probes: int,
+    targets: Tensor | None,
+    seed: int,
+    on_event: Listener,
+) -> dict[str, Tensor]:
+    """What each image's loss would do if a unit went, by its slope, and with probes its curvature: (units, n)."""
+    parts: dict[str, list[Tensor]] = {group.name: [] for group in structure.free}
+    slopes, count, done = LogitSlopes(network, structure), min(images, len(source)), 0
+    for inputs, asked, index in batches(network, source, images=images, batch_size=TOGETHER, targets=targets):
+        _, found = slopes(inputs, partial(_sums, asked, probes, seed, index))
+        for name, values in found.items():
+            parts[name].append(values[..., 1:].square().sum(2) / 2 - values[..., 0])
+        done += len(inputs)
+        on_event(Event("ranking units", done, count))
+    return {name: torch.cat(one, dim=1) for name, one in parts.items()}
+
+
+def _sums(asked: Tensor | None, probes: int, seed: int, index: int, logits: Tensor) -> Tensor:
+    """Sums of logits (n, k, 1 + probes): the slope of an image's loss, and a root of its curvature.
+
+    The loss curves by diag(p) - p p' = S S' with S = diag(p^1/2) - p (p^1/2)'. Columns of S are such sums, and so are
+    random mixtures of them, whose squares are right on average.
+    """
+    answers = logits.softmax(1)
+    right = F.one_hot(asked_classes(logits, asked, seed=seed, index=index), logits.shape[1])
+    slope = (answers - right)[..., None]
+    if probes == 0:
+        return slope
+    n, classes = logits.shape
+    mixed = torch.eye(classes).expand(n, -1, -1)
+    if probes < classes:
+        signs = torch.randint(0, 2, (n, classes, probes), generator=generator(seed, "signs", index))
+        mixed = (2.0 * signs - 1) / probes**0.5
+    mixed = answers.sqrt()[..., None] * mixed.to(logits)
+    return torch.cat([slope, mixed - answers[..., None] * mixed.sum(1, keepdim=True)], dim=2)
 
 
 def parameter_scores(

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from reverie.compress.importance.batches import batches
-from reverie.compress.importance.gates import Gates
-from reverie.compress.importance.image_gates import ImageGates
 from reverie.compress.importance.oracle import losses_without
 from reverie.compress.importance.scored import Scored, over_images
+from reverie.compress.importance.slopes import LogitSlopes
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork
 from reverie.core.source import Source
@@ -71,15 +70,12 @@ def tangent_changes(
 
     Fails when: there are a thousand classes, each of which is a backward pass; take `gate_scores`.
     """
-    gates = ImageGates(network.body, structure)
+    slopes = LogitSlopes(network, structure)
     count = min(images, len(source))
     found: dict[str, list[Tensor]] = {group.name: [] for group in structure.free}
     done = 0
     for inputs, asked, _ in batches(network, source, images=images, batch_size=batch_size, targets=targets):
-        if gates.possible:
-            logits, moves = _slopes(gates, inputs)
-        else:
-            logits, moves = _one_by_one(Gates(network.body, structure), inputs)
+        logits, moves = slopes(inputs, _each_logit)
         for name, move in moves.items():
             found[name].append(losses_without(logits - move, asked, logits))
         done += len(inputs)
@@ -87,33 +83,6 @@ def tangent_changes(
     return {name: over_images(torch.cat(parts, dim=1), square_over) for name, parts in found.items()}
 
 
-def _slopes(gates: ImageGates, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits (n, k), and their derivatives at every gate: group -> (units, n, k)."""
-    ones = {name: gate.requires_grad_() for name, gate in gates.ones(len(inputs)).items()}
-    logits = gates(inputs, ones)
-    columns = [
-        torch.autograd.grad(
-            logits[:, k].sum(), list(ones.values()), retain_graph=True, allow_unused=True, materialize_grads=True
-        )
-        for k in range(logits.shape[1])
-    ]
-    moves = {name: torch.stack([column[at].T for column in columns], dim=2) for at, name in enumerate(ones)}
-    return logits.detach(), moves
-
-
-def _one_by_one(gates: Gates, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The same where gates can only stand in the weights: image by image."""
-    logits, parts = [], []
-    for image in inputs.split(1):
-        ones = {name: gate.requires_grad_() for name, gate in gates.ones().items()}
-        answer = gates(image, ones)
-        columns = [
-            torch.autograd.grad(
-                answer[0, k], list(ones.values()), retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-            for k in range(answer.shape[1])
-        ]
-        logits.append(answer.detach())
-        parts.append({name: torch.stack([column[at] for column in columns], dim=1) for at, name in enumerate(ones)})
-    moves = {name: torch.stack([part[name] for part in parts], dim=1) for name in parts[0]}
-    return torch.cat(logits), moves
+def _each_logit(logits: Tensor) -> Tensor:
+    """The sums that are one logit each: (n, k, k)."""
+    return torch.eye(logits.shape[1]).to(logits).expand(len(logits), -1, -1)
