@@ -99,6 +99,10 @@ def meet_budget(
         if inside(measured):
             break
         limit = _corrected(history, aim)
+    return _best(history, budget), tuple(history)
+
+
+def _best(history: Sequence[Attempt[Solution]], budget: float) -> Attempt[Solution]:
     met = [attempt for attempt in history if attempt.measured <= budget]
     if not met:
         lowest = min(attempt.measured for attempt in history)
@@ -107,7 +111,7 @@ def meet_budget(
             cheapest=lowest,
             budget="latency",
         )
-    return max(met, key=lambda attempt: attempt.measured), tuple(history)
+    return max(met, key=lambda attempt: attempt.measured)
 
 
 def _settled(measure: Callable[[Solution], tuple[float, float]], solution: Solution, budget: float) -> float:

@@ -209,15 +209,22 @@ def distill_dataset(
     ]
     bank = join_banks(banks)
     kept = None if folder is None else folder / LABELS_FILE
+    return bank, _kept_labels(kept, network, bank, views=views, smallest=smallest, seed=seed)
+
+
+def _kept_labels(
+    kept: Path | None, network: nn.Module, bank: Bank, *, views: int, smallest: float, seed: int
+) -> SoftLabels:
+    """The labels that a file holds, or new ones, which it then does."""
     if kept is not None and kept.exists():
         labels = SoftLabels.load(kept)
         if not torch.equal(labels.boxes, _boxes(len(bank), views=views, smallest=smallest, seed=seed)):
             raise FolderInUse(f"{kept} holds labels of other views than are asked for now. Choose another folder.")
-        return bank, labels
+        return labels
     labels = soft_labels(network, bank, views=views, smallest=smallest, seed=seed)
     if kept is not None:
         labels.save(kept)
-    return bank, labels
+    return labels
 
 
 def _count(network: nn.Module, shape: Sequence[int]) -> int:

@@ -135,25 +135,32 @@ def generate(
         if value < 1:
             raise RangeError(f"{name} must be at least 1, got {value}")
     network = as_network(model, image_shape)
+    shape = _shape(network, image_shape)
+    with preserved_rng():
+        classes = _classes(network, shape)
+        asked = _asked(targets, count, classes, seed)
+        source = statistics or choose_statistics(network, image_shape=shape)
+        term = term or _default_term(source if sees_statistics(network, shape, source) else None)
+        try_term(network, with_fresh_memory(term), shape, asked, statistics=source, taps=None)
+        term = with_fresh_memory(term)
+        plan = _Plan(shape, asked, batch_size, warm_up, steps, seed, term, source, choose_precision(network))
+        maker = _fresh_generator(classes, shape, seed)
+        return _made(network, maker, plan, classes, None if path is None else Path(path), on_event)
+
+
+def _shape(network: ImageNetwork, image_shape: Sequence[int] | None) -> tuple[int, ...]:
     shape = tuple(network.image_shape if image_shape is None else image_shape)
     if len(shape) != 3:
         raise ShapeError(f"the generator draws images (c, h, w), asked for {shape}")
-    with preserved_rng():
-        classes = _classes(network, shape)
-        asked = balanced_targets(count, classes, seed=seed) if targets is None else torch.as_tensor(targets)
-        if asked.shape != (count,) or not bool(((asked >= 0) & (asked < classes)).all()):
-            raise RangeError(f"targets must name a class in 0..{classes - 1} for each of {count} images")
-        source = statistics or choose_statistics(network, image_shape=shape)
-        if term is None:
-            term = _default_term(source if sees_statistics(network, shape, source) else None)
-        try_term(network, with_fresh_memory(term), shape, asked, statistics=source, taps=None)
-        term = with_fresh_memory(term)
-        plan = _Plan(shape, asked.long(), batch_size, warm_up, steps, seed, term, source, choose_precision(network))
-        maker = _fresh_generator(classes, shape, seed)
-        if path is None:
-            shards = [_batch(network, maker, plan, classes, index, on_event) for index in range(plan.batches)]
-            return Bank.from_shards(shards, plan.config())
-        return _on_disk(network, maker, plan, classes, Path(path), on_event)
+    return shape
+
+
+def _asked(targets: Sequence[int] | Tensor | None, count: int, classes: int, seed: int) -> Tensor:
+    """The class of each image, given or in turn."""
+    asked = balanced_targets(count, classes, seed=seed) if targets is None else torch.as_tensor(targets)
+    if asked.shape != (count,) or not bool(((asked >= 0) & (asked < classes)).all()):
+        raise RangeError(f"targets must name a class in 0..{classes - 1} for each of {count} images")
+    return asked.long()
 
 
 def load_generator(folder: Path | str) -> ConditionalGenerator:
@@ -194,10 +201,13 @@ def load_generator(folder: Path | str) -> ConditionalGenerator:
     return maker.eval()
 
 
-def _on_disk(
-    network: ImageNetwork, maker: nn.Module, plan: _Plan, classes: int, path: Path, on_event: Listener
+def _made(
+    network: ImageNetwork, maker: nn.Module, plan: _Plan, classes: int, path: Path | None, on_event: Listener
 ) -> Bank:
-    """As in memory; beside each shard stands the generator that the next batch begins with."""
+    """All batches in turn; on disk, beside each shard stands the generator that the next batch begins with."""
+    if path is None:
+        shards = [_batch(network, maker, plan, classes, index, on_event) for index in range(plan.batches)]
+        return Bank.from_shards(shards, plan.config())
     tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     with Folder.open(path, plan.config(), sha256_tensors(tensors)) as folder:
         done = len(folder.shards)

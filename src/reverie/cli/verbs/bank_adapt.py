@@ -61,34 +61,23 @@ def adapt(
         manner: How the answer is given.
     """
     del manner
-    from reverie.core.digest import sha256_tensors
     from reverie.core.run_folder import open_run
     from reverie.dream import adaptive_dreams, disagreement_term, masked_disagreement_term
     from reverie.teach import start_student
 
     at_least_one(n=n, rounds=rounds, teach_steps=teach_steps, steps=steps)
-    if not weight >= 0:
-        raise RangeError(f"--weight must be at least 0, got {weight:g}")
-    if hard is not None and not 0 <= hard <= 1:
-        raise RangeError(f"--hard is a share in [0, 1], got {hard:g}")
+    _check_shares(weight, hard)
     teacher = load_network(model, loading, any_axes=True)
     learner = start_student(student, teacher, seed=seed)
     _check_alike(teacher, learner, student)
     asked = {"n": n, "rounds": rounds, "teach_steps": teach_steps, "weight": weight, "masked": masked, "hard": hard}
-    config = {
-        "weights_sha256": sha256_tensors(teacher.state_dict()),
-        "student_sha256": sha256_tensors(learner.state_dict()),
-        **asked,
-        "steps": steps,
-        "seed": seed,
-    }
+    config = {**_identity(teacher, learner), **asked, "steps": steps, "seed": seed}
+    lessons = partial(_taught, teacher=teacher, steps=teach_steps, hard=hard, folder=out, seed=seed)
     with open_run(out, verb="bank adapt", config=config) as run, progress() as on_event:
         found = adaptive_dreams(
             teacher,
             learner,
-            teach=partial(
-                _taught, teacher=teacher, steps=teach_steps, hard=hard, folder=out, seed=seed, on_event=on_event
-            ),
+            teach=partial(lessons, on_event=on_event),
             lessons={"teach_steps": teach_steps, "hard": hard},
             counts=[n] * rounds,
             disagree=masked_disagreement_term if masked else disagreement_term,
@@ -101,6 +90,20 @@ def adapt(
         answer = _adapted(found, out)
         run.finish(asked={"model": model, "student": student}, how=answer.value["how"], figures=_figures(found))
     return answer
+
+
+def _check_shares(weight: float, hard: float | None) -> None:
+    if not weight >= 0:
+        raise RangeError(f"--weight must be at least 0, got {weight:g}")
+    if hard is not None and not 0 <= hard <= 1:
+        raise RangeError(f"--hard is a share in [0, 1], got {hard:g}")
+
+
+def _identity(teacher: "ImageNetwork", student: "ImageNetwork") -> dict[str, str]:
+    from reverie.core.digest import sha256_tensors
+
+    networks = {"weights_sha256": teacher, "student_sha256": student}
+    return {name: sha256_tensors(network.state_dict()) for name, network in networks.items()}
 
 
 def _check_alike(teacher: "ImageNetwork", student: "ImageNetwork", reference: str) -> None:

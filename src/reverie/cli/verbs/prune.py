@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from reverie.core.events import Listener
     from reverie.core.network import ImageNetwork
     from reverie.core.source import Source
+    from reverie.cost.latency import LatencyTable
 
 __all__ = ["prune"]
 
@@ -63,12 +64,10 @@ def prune(
     limits.check()
     at_least_one(n=n, dream_steps=dream_steps, rounds=rounds, threads=threads)
     from reverie.compress.prune import prune as pruned
-    from reverie.cost.backends import backend_of
-    from reverie.cost.latency import LatencyTable, default_table_path
 
     _check_empty(out)
     network = load_network(model, loading)
-    runtime = backend_of(backend, threads=threads)
+    timed = _table(table, backend, threads)
     with progress() as on_event:
         seen = _images(source, network, n, dream_steps=dream_steps, seed=seed, on_event=on_event)
         found = pruned(
@@ -77,14 +76,19 @@ def prune(
             **asdict(limits),
             rounds=rounds,
             compensate=compensate,
-            backend=runtime,
-            table=LatencyTable(table or default_table_path(), backend=runtime),
+            table=timed,
             on_event=on_event,
         )
     _write(found, out)
-    return Answer(
-        {"model": model, "folder": str(out), "images": seen.name, **_value(found)}, _said(found, backend, out)
-    )
+    value = {"model": model, "folder": str(out), "images": seen.name, **_value(found)}
+    return Answer(value, _said(found, backend, out))
+
+
+def _table(path: Path | None, backend: str, threads: int) -> "LatencyTable":
+    from reverie.cost.backends import backend_of
+    from reverie.cost.latency import LatencyTable, default_table_path
+
+    return LatencyTable(path or default_table_path(), backend=backend_of(backend, threads=threads))
 
 
 def _check_empty(out: Path) -> None:
