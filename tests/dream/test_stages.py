@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -201,21 +202,50 @@ def test_stages_of_any_canvas(small_net: nn.Module) -> None:
     assert run(deep_image_prior, halving_stages(1, steps=2)).shape == (2, *SHAPE)
 
 
-def test_the_usual_dream_ends_on_images_as_they_are(small_net: nn.Module) -> None:
-    seen: list[Tensor] = []
+def test_only_images_that_the_network_misses_are_finished_as_they_are(small_net: nn.Module) -> None:
+    stages = finishing_stages(steps=8, learning_rate=0.1)
+    assert [(stage.steps, stage.share, stage.augment) for stage in stages] == [(8, 1.0, None), (2, 1.0, still)]
+    assert stages[1].learning_rate == pytest.approx(0.04)
+    assert [stage.unseen_only for stage in stages] == [False, True]
+    assert [stage.steps for stage in finishing_stages(steps=3)] == [3]
+
+    def run(seen: list[bool], stages: Sequence[Stage]) -> Tensor:
+        return optimize_stages(
+            small_net,
+            FourierCanvas,
+            [0, 1, 2],
+            SHAPE,
+            stages=stages,
+            augment=lambda _: ShiftAndFlip(1),
+            seen=lambda _: torch.tensor(seen),
+            seed=0,
+            term=class_term(),
+            targets=torch.tensor([0, 1, 0]),
+        ).images
+
+    without, some = run([False] * 3, stages[:1]), run([True, False, True], stages)
+    assert torch.equal(run([True] * 3, stages), without)
+    assert [torch.equal(*pair) for pair in zip(some, without, strict=True)] == [True, False, True]
+    assert torch.equal(some[1], run([False] * 3, stages)[1])
+    for wrong in ([stages[1]], [Stage(2, 0.5), replace(stages[1], share=1.0)]):
+        with pytest.raises(RangeError, match="a stage for unseen images follows another of the same share"):
+            dream(small_net, count=1, image_shape=SHAPE, stages=wrong)
+
+
+def test_the_usual_dream_asks_the_network_what_it_sees(small_net: nn.Module) -> None:
+    usual = dream(small_net, count=8, image_shape=SHAPE, steps=10)
+    views = dream(small_net, count=8, image_shape=SHAPE, stages=finishing_stages(steps=10)[:1])
+    assert not views.agrees.all(), "a network that sees all after ten steps tests nothing"
+    as_in_views = (usual.images == views.images).flatten(1).all(1)
+    assert torch.equal(as_in_views, views.agrees)
+    assert usual.agrees.sum() >= views.agrees.sum()
+
+    marks: list[Tensor] = []
 
     class Mark:
         def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
-            seen.append(images)
+            marks.append(images)
             return images
 
-    stages = finishing_stages(steps=10, learning_rate=0.1)
-    assert [(stage.steps, stage.share, stage.augment) for stage in stages] == [(8, 1.0, None), (2, 1.0, still)]
-    assert stages[1].learning_rate == pytest.approx(0.04)
-    assert [stage.steps for stage in finishing_stages(steps=4)] == [4]
-
-    usual = dream(small_net, count=2, image_shape=SHAPE, steps=10)
-    asked = dream(small_net, count=2, image_shape=SHAPE, stages=finishing_stages(steps=10))
-    assert torch.equal(usual.images, asked.images)
     dream(small_net, count=2, image_shape=SHAPE, steps=10, augment=Mark())
-    assert len(seen) == 10
+    assert len(marks) == 10

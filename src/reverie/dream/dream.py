@@ -72,7 +72,7 @@ class _Plan:
 
     @property
     def steps(self) -> int:
-        """Of one batch."""
+        """Of one batch, at most."""
         return sum(stage.steps for stage in self.stages)
 
     def augmented(self, image_shape: Sequence[int]) -> Augment:
@@ -85,7 +85,7 @@ class _Plan:
             "image_shape": list(self.image_shape),
             "targets": self.targets.tolist() if self.targets.ndim == 1 else _digest(self.targets),
             "batch_size": self.batch_size,
-            "steps": self.steps,
+            "steps": sum(stage.steps for stage in self.stages if not stage.unseen_only),
             "seed": self.seed,
             "term": self.term.describe(),
             "canvas": describe(self.canvas),
@@ -140,8 +140,9 @@ def dream(
         term: What the images should satisfy, the head's own part included; None is `default_term()`, with the head's
             part in place of the class, and `prior_term()` where there are no statistics.
         augment: What the network is shown of the images in each step; None is `default_augment`: each is shifted,
-            zoomed, turned and perhaps mirrored, or left as it is where the answer is a map, and in the last fifth of
-            the steps; see `finishing_stages`. Where left and right differ: `RandomAffine(3, flip=False)`.
+            zoomed, turned and perhaps mirrored, or left as it is where the answer is a map; images that the network
+            misses are then finished as they are, see `finishing_stages`. Where left and right differ:
+            `RandomAffine(3, flip=False)`.
         head: What kind of answer the network gives; None is `single_label()`. See `reverie.dream.heads`.
         layer: The layer whose output is taken for the network's answer, such as `body.layer3` with `embedding()`.
         statistics: Which moments the images should have; None takes those of batch normalization where stored, else
@@ -209,6 +210,14 @@ def _dream_batch(network: ImageNetwork, plan: _Plan, index: int, on_event: Liste
     device = network.mean.device
     labels = plan.targets[start : start + plan.batch_size]
     seeds = [derive_seed(plan.seed, "dream", "image", start + offset) for offset in range(len(labels))]
+
+    def answers(images: Tensor) -> Tensor:
+        with frozen(network), torch.no_grad():
+            return network(images.float() / 255).float().cpu()
+
+    def seen(images: Tensor) -> Tensor:
+        return plan.head.agreement(answers(_eight_bits(images)), labels).to(device) == 1
+
     result = optimize_stages(
         network,
         plan.canvas,
@@ -216,6 +225,7 @@ def _dream_batch(network: ImageNetwork, plan: _Plan, index: int, on_event: Liste
         plan.image_shape,
         stages=plan.stages,
         augment=plan.augmented,
+        seen=seen,
         device=device,
         seed=derive_seed(plan.seed, "dream", "batch", index),
         on_event=_placed(on_event, index * plan.steps, plan.batches * plan.steps),
@@ -225,14 +235,17 @@ def _dream_batch(network: ImageNetwork, plan: _Plan, index: int, on_event: Liste
         taps=plan.taps,
         statistics=plan.statistics,
     )
-    images = (result.images * 255).round().to(torch.uint8).contiguous()
-    with frozen(network), torch.no_grad():
-        logits = network(images.float() / 255).float().cpu()
+    images = _eight_bits(result.images)
+    logits = answers(images)
     shard = Shard(images.cpu(), labels, logits, torch.tensor(seeds))
     agreement = float(plan.head.agreement(logits, labels).mean())
     figures = {"teacher_agreement_share": agreement, **result.losses}
     on_event(Event("dreaming", (index + 1) * plan.steps, plan.batches * plan.steps, figures))
     return shard
+
+
+def _eight_bits(images: Tensor) -> Tensor:
+    return (images * 255).round().to(torch.uint8).contiguous()
 
 
 def _placed(on_event: Listener, before: int, total: int) -> Listener:
