@@ -183,8 +183,9 @@ def test_the_published_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path
         ("statistics", 10.0),
     ]
     assert told["how"]["canvas"] == "reverie.dream.recipe.white_noise"
+    augment = "ShiftAndFlip(shift=2, flip=False)"
     assert told["how"]["stages"] == [
-        {"steps": 3, "share": 1.0, "learning_rate": 0.05, "augment": "ShiftAndFlip(shift=2, flip=False)"}
+        {"steps": 3, "share": 1.0, "learning_rate": 0.05, "augment": augment, "unseen_only": False}
     ]
 
 
