@@ -99,7 +99,7 @@ def distill(
     the source, unvaried; the best by KL divergence is kept, and no other image chooses anything.
 
     Args:
-        teacher: Takes images in [0, 1], gives logits; untouched. Several: `Averaged([...])`, with a `loss` at T = 1.
+        teacher: Takes images in [0, 1], gives logits; untouched. Several: `Averaged([...], temperature=4.0)`.
         student: The same classes; copied, untouched. All its parameters are trained.
         source: The images; labels are not read.
         loss: Of the student's and the teacher's logits; the default is the soft-label loss at temperature 4.
