@@ -112,9 +112,8 @@ def prune(
     Example:
         >>> from reverie.core.source import noise_source
         >>> body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4))
-        >>> network = ImageNetwork(body, image_shape=(1, 8, 8))
-        >>> found = prune(network, noise_source(count=32, image_shape=(1, 8, 8), seed=0), macs="70%", step=2)
-        >>> found.solution.shares["macs"] <= 0.7
+        >>> source = noise_source(count=32, image_shape=(1, 8, 8), seed=0)
+        >>> prune(ImageNetwork(body, image_shape=(1, 8, 8)), source, macs="70%", step=2).solution.shares["macs"] <= 0.7
         True
 
     Fails when: the images say nothing about the network, as noise does; look at agreement on images that chose nothing.
@@ -122,25 +121,32 @@ def prune(
     budgets = read_budgets(latency=latency, size=size, macs=macs)
     if rounds < 1:
         raise RangeError(f"evidence is gathered in 1 round at least, got {rounds}")
-    network = as_network(model)
-    network.check_images(source.images)
-    example = (torch.zeros(2, *network.image_shape) - network.mean) / network.std
-    structure = certify(network.body, probe(network.body, example), example)
-    sites = find_sites(structure, step=step, most=most)
-    counted = count(network, torch.zeros(1, *network.image_shape))
+    ranking = importance or (_missed_after_refit if compensate else gate_scores)
+    work = _work(as_network(model), source, ranking, compensate=compensate, step=step, most=most)
+    counted = count(work.network, torch.zeros(1, *work.network.image_shape))
     runtime = backend or (OnnxRuntime() if table is None else table.backend)
     table = table or LatencyTable(backend=runtime)
     if "latency" in budgets:
-        measure_layers(sites, table, on_event=on_event)
-    limits, columns = _shares(network, budgets, counted, runtime), cost_columns(table, budgets)
-    ranking = importance or (_missed_after_refit if compensate else gate_scores)
-    work = _Work(network, structure, sites, source, ranking, compensate)
+        measure_layers(work.sites, table, on_event=on_event)
+    limits, columns = _shares(work.network, budgets, counted, runtime), cost_columns(table, budgets)
     study = _studied(work, columns, counted, limits, rounds=rounds, on_event=on_event)
     met = _meet(work, study, limits, runtime, on_event) if "latency" in budgets else None
-    solution = study.solve(limits) if met is None else met.solution
+    return _pruned(work, study, study.solve(limits) if met is None else met.solution, met, on_event)
+
+
+def _pruned(work: "_Work", study: Study, solution: Solution, met: Met | None, on_event: Listener) -> Pruned:
     pruned, record = work.applied(solution.plan, on_event)
     timing, attempts = (None, ()) if met is None else (met.timing, met.attempts)
     return Pruned(pruned, solution.plan, record, solution, study, timing, attempts)
+
+
+def _work(
+    network: ImageNetwork, source: Source, importance: Importance, *, compensate: bool, step: int, most: int | None
+) -> "_Work":
+    network.check_images(source.images)
+    example = (torch.zeros(2, *network.image_shape) - network.mean) / network.std
+    structure = certify(network.body, probe(network.body, example), example)
+    return _Work(network, structure, find_sites(structure, step=step, most=most), source, importance, compensate)
 
 
 def _missed_after_refit(network: ImageNetwork, structure: Structure, source: Source) -> Mapping[str, Scored]:

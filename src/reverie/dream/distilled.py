@@ -28,6 +28,7 @@ from reverie.dream.bank import Bank
 from reverie.dream.crops import CurriculumCrop, crop, draw_boxes
 from reverie.dream.dream import dream
 from reverie.dream.pool import join_banks
+from reverie.dream.rehearsal import check_counts
 from reverie.dream.terms import Term
 
 __all__ = ["SoftLabels", "distill_dataset", "soft_labels"]
@@ -157,6 +158,8 @@ def distill_dataset(
 ) -> tuple[Bank, SoftLabels]:
     """Dream a data set: batches of one image per class in ever harder crops, then the teacher's answers to views.
 
+    Shapes: images (per_class * classes, c, h, w), batch by batch, and their labels.
+
     Args:
         model: A classifier of images; see `dream`.
         per_class: Images of each class, >= 1; each is one batch.
@@ -170,9 +173,6 @@ def distill_dataset(
         path: Folder for banks and labels; a killed run goes on there. None keeps all in memory.
         on_event: Told of every step.
 
-    Returns:
-        The images of all batches, in order, and their labels.
-
     Raises:
         RangeError: A number lies outside its range.
         FolderInUse: `path` holds dreams or labels that were asked for otherwise.
@@ -185,8 +185,7 @@ def distill_dataset(
 
     Fails when: there are few classes: a batch of 10 images has poor statistics. Then dream plainly, and label views.
     """
-    if per_class < 1:
-        raise RangeError(f"per_class must be at least 1, got {per_class}")
+    check_counts(per_class=per_class)
     folder = None if path is None else Path(path)
     network = as_network(model, image_shape)
     shape = tuple(network.image_shape if image_shape is None else image_shape)
@@ -208,14 +207,14 @@ def distill_dataset(
         for index in range(per_class)
     ]
     bank = join_banks(banks)
-    kept = None if folder is None else folder / LABELS_FILE
-    return bank, _kept_labels(kept, network, bank, views=views, smallest=smallest, seed=seed)
+    return bank, _kept_labels(folder, network, bank, views=views, smallest=smallest, seed=seed)
 
 
 def _kept_labels(
-    kept: Path | None, network: nn.Module, bank: Bank, *, views: int, smallest: float, seed: int
+    folder: Path | None, network: nn.Module, bank: Bank, *, views: int, smallest: float, seed: int
 ) -> SoftLabels:
-    """The labels that a file holds, or new ones, which it then does."""
+    """The labels that a folder holds, or new ones, which it then does."""
+    kept = None if folder is None else folder / LABELS_FILE
     if kept is not None and kept.exists():
         labels = SoftLabels.load(kept)
         if not torch.equal(labels.boxes, _boxes(len(bank), views=views, smallest=smallest, seed=seed)):

@@ -38,7 +38,14 @@ from reverie.dream.recipe import (
     usual_learning_rate,
     usual_statistics_weight,
 )
-from reverie.dream.rehearsal import checked_shape, checked_targets, first_answer, sees_statistics, try_term
+from reverie.dream.rehearsal import (
+    check_counts,
+    checked_shape,
+    checked_targets,
+    first_answer,
+    sees_statistics,
+    try_term,
+)
 from reverie.dream.stages import MakeCanvas, Stage, check_stages, finishing_stages, optimize_stages
 from reverie.dream.targets import Draw, balanced_targets
 from reverie.dream.terms import Term
@@ -172,7 +179,7 @@ def dream(
     network = as_network(model, image_shape)
     network = network if layer is None else answering(network, layer)
     shape = checked_shape(network, image_shape)
-    _check_numbers(count=count, steps=steps, batch_size=batch_size)
+    check_counts(count=count, steps=steps, batch_size=batch_size)
     chosen = _stages(stages, steps, learning_rate, canvas, varied=augment is None)
     head = head or single_label()
     with preserved_rng():
@@ -187,12 +194,6 @@ def dream(
         views = augment or (still if _has_places(answers[-1]) else None)
         plan = _Plan(shape, asked, size, canvas, chosen, seed, term, views, precision, head, layer, source, taps)
         return _dream(network, plan, Path(path) if path is not None else None, on_event)
-
-
-def _check_numbers(**numbers: int | None) -> None:
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise RangeError(f"{name} must be at least 1, got {value}")
 
 
 def _dream(network: ImageNetwork, plan: _Plan, path: Path | None, on_event: Listener) -> Bank:

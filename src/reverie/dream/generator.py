@@ -38,7 +38,7 @@ from reverie.dream.layer_statistics import StatisticsSource
 from reverie.dream.loop import optimize
 from reverie.dream.network_canvas import NetworkCanvas
 from reverie.dream.recipe import default_augment, usual_statistics_weight
-from reverie.dream.rehearsal import sees_statistics, try_term
+from reverie.dream.rehearsal import check_counts, sees_statistics, try_term
 from reverie.dream.running import memory_of, remember, running_statistics_term, with_fresh_memory
 from reverie.dream.targets import balanced_targets
 from reverie.dream.terms import Term, class_term, total_variation_term
@@ -131,9 +131,7 @@ def generate(
 
     Fails when: variety matters more than volume: images of one class resemble each other more than optimized pixels do.
     """
-    for name, value in (("count", count), ("warm_up", warm_up), ("steps", steps), ("batch_size", batch_size)):
-        if value < 1:
-            raise RangeError(f"{name} must be at least 1, got {value}")
+    check_counts(count=count, warm_up=warm_up, steps=steps, batch_size=batch_size)
     network = as_network(model, image_shape)
     shape = _shape(network, image_shape)
     with preserved_rng():

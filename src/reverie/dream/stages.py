@@ -209,19 +209,17 @@ def optimize_stages(
         >>> found.images.shape
         torch.Size([2, 1, 8, 8])
     """
-    total = sum(stage.steps for stage in stages)
+    total, done = sum(stage.steps for stage in stages), 0
     canvas: Canvas | None = None
-    result: Optimized | None = None
-    done = 0
-    for index, stage in enumerate(stages):
-        before = result.images if result is not None and stage.unseen_only else None
-        kept = None if before is None else seen(before)
+    result = Optimized(torch.empty(0), {})
+    for index, stage in enumerate(check_stages(stages)):
+        kept = seen(result.images) if stage.unseen_only else None
         if kept is not None and bool(kept.all()):
             continue
         shape = stage.image_shape(image_shape)
         fresh = make(seeds, shape, device=device)
         canvas = fresh if canvas is None else grown(canvas, fresh)
-        result = optimize(
+        after = optimize(
             network,
             canvas,
             steps=stage.steps,
@@ -232,12 +230,14 @@ def optimize_stages(
             **asked,
         )
         done += stage.steps
-        if before is not None and kept is not None:
-            places = kept.view(-1, *[1] * (before.ndim - 1))
-            result = replace(result, images=torch.where(places, before, result.images))
-    if result is None:
-        raise RangeError("there is no stage")
+        result = after if kept is None else _but(after, kept, result.images)
     return result
+
+
+def _but(after: Optimized, kept: Tensor, before: Tensor) -> Optimized:
+    """The end of a stage, but for images that are kept as they were before it."""
+    places = kept.view(-1, *[1] * (before.ndim - 1))
+    return replace(after, images=torch.where(places, before, after.images))
 
 
 def grown(canvas: Canvas, fresh: Canvas) -> Canvas:

@@ -63,13 +63,10 @@ def adapt(
     del manner
     from reverie.core.run_folder import open_run
     from reverie.dream import adaptive_dreams, disagreement_term, masked_disagreement_term
-    from reverie.teach import start_student
 
     at_least_one(n=n, rounds=rounds, teach_steps=teach_steps, steps=steps)
     _check_shares(weight, hard)
-    teacher = load_network(model, loading, any_axes=True)
-    learner = start_student(student, teacher, seed=seed)
-    _check_alike(teacher, learner, student)
+    teacher, learner = _networks(model, student, loading, seed=seed)
     asked = {"n": n, "rounds": rounds, "teach_steps": teach_steps, "weight": weight, "masked": masked, "hard": hard}
     config = {**_identity(teacher, learner), **asked, "steps": steps, "seed": seed}
     lessons = partial(_taught, teacher=teacher, steps=teach_steps, hard=hard, folder=out, seed=seed)
@@ -89,7 +86,17 @@ def adapt(
         )
         answer = _adapted(found, out)
         run.finish(asked={"model": model, "student": student}, how=answer.value["how"], figures=_figures(found))
-    return answer
+        return answer
+
+
+def _networks(model: str, student: str, loading: Loading, *, seed: int) -> "tuple[ImageNetwork, ImageNetwork]":
+    """Teacher and student, of the same images and classes."""
+    from reverie.teach import start_student
+
+    teacher = load_network(model, loading, any_axes=True)
+    learner = start_student(student, teacher, seed=seed)
+    _check_alike(teacher, learner, student)
+    return teacher, learner
 
 
 def _check_shares(weight: float, hard: float | None) -> None:
