@@ -137,9 +137,8 @@ def teach(
     """Teach students a network's answers and its inner features, on its own dreams unless a source is given.
 
     Every student has the same lessons but for the seed; the spread over them is that of their starts. Figures are those
-    after the last step, never those of the best one, and the test images choose nothing. With a folder, every stage is
-    kept there, so the same call after a kill goes on where it was; it ends with `model.safetensors` and `record.json`
-    of the handed-over student, `model.onnx`, `run.json` and `bank/`.
+    after the last step, never those of the best one, and the test images choose nothing. In a folder, a killed call
+    goes on where it was; it ends with `model.safetensors` and `record.json`, `model.onnx`, `run.json` and `bank/`.
 
     Args:
         teacher: A classifier of images; untouched, whatever mode it is in.
@@ -176,9 +175,10 @@ def teach(
 
     Fails when: the teacher does not classify, so that there is nothing to dream.
     """
+    _check_counts(students, dreams)
     network = as_network(teacher)
     starts = [as_network(student, network.image_shape) for student in students]
-    _check(network, starts, (source, real, test), dreams)
+    _check(network, starts, (source, real, test))
     lessons = {
         "teach_steps": teach_steps,
         "batch_size": batch_size,
@@ -352,13 +352,14 @@ def _as_many(real: Source, source: Source) -> Source:
     return real.split(held_out=share, seed=0)[1]
 
 
-def _check(
-    teacher: ImageNetwork, students: Sequence[ImageNetwork], sources: Sequence[Source | None], dreams: int
-) -> None:
+def _check_counts(students: Sequence[nn.Module], dreams: int) -> None:
     if not students:
         raise RangeError("there is no student to teach; give at least one")
     if dreams < LEAST_DREAMS:
         raise RangeError(f"dreams must be at least {LEAST_DREAMS} to teach and to judge with, got {dreams}")
+
+
+def _check(teacher: ImageNetwork, students: Sequence[ImageNetwork], sources: Sequence[Source | None]) -> None:
     for student in students:
         if tuple(student.image_shape) != tuple(teacher.image_shape):
             raise ShapeError(
