@@ -21,6 +21,7 @@ from reverie.compress.importance import (
 )
 from reverie.compress.importance.image_gates import ImageGates
 from reverie.compress.importance.partial import PartialRuns
+from reverie.compress.importance.slopes import LogitSlopes
 from reverie.core.errors import RangeError, ShapeError
 from reverie.core.network import ImageNetwork
 from reverie.core.source import Source
@@ -132,9 +133,26 @@ def test_few_probes_estimate_the_curvature_of_many_classes(tiny):
     many = Source("again", source.images.repeat(200, 1, 1, 1), source.labels.repeat(200))
     arguments = {"images": len(many), "batch_size": len(many)}
     exact = second_order_scores(network, structure, many, targets=many.labels, **arguments)
-    rough = second_order_scores(network, structure, many, targets=many.labels, probes=1, **arguments)
+    rough = second_order_scores(network, structure, many, targets=many.labels, probes=2, **arguments)
     for group in structure.free:
         assert torch.allclose(rough[group.name].value.sqrt(), exact[group.name].value.sqrt(), rtol=0.05, atol=1e-3)
+
+
+def test_slopes_are_the_same_where_gates_can_only_stand_in_the_weights(tiny):
+    network, structure, source = tiny
+    x = inputs(network, source)
+    together, alone = LogitSlopes(network, structure), LogitSlopes(network, structure)
+    assert isinstance(together._gates, ImageGates)
+    alone._gates = Gates(network.body, structure)
+
+    def along(logits):
+        return torch.stack([logits.softmax(1), logits], dim=2)
+
+    (logits, slopes), (same, others) = together(x, along), alone(x, along)
+    assert torch.allclose(logits, same, atol=1e-5)
+    for name, slope in slopes.items():
+        assert slope.shape == (structure.group(name).units, len(x), 2)
+        assert torch.allclose(slope, others[name], atol=1e-4), name
 
 
 def test_the_oracle_is_the_loss_of_the_network_without_the_unit(tiny):

@@ -209,7 +209,10 @@ def test_only_images_that_the_network_misses_are_finished_as_they_are(small_net:
     assert [stage.unseen_only for stage in stages] == [False, True]
     assert [stage.steps for stage in finishing_stages(steps=3)] == [3]
 
+    steps: list[int] = []
+
     def run(seen: list[bool], stages: Sequence[Stage]) -> Tensor:
+        steps.clear()
         return optimize_stages(
             small_net,
             FourierCanvas,
@@ -219,12 +222,15 @@ def test_only_images_that_the_network_misses_are_finished_as_they_are(small_net:
             augment=lambda _: ShiftAndFlip(1),
             seen=lambda _: torch.tensor(seen),
             seed=0,
+            on_event=lambda event: steps.append(event.step),
             term=class_term(),
             targets=torch.tensor([0, 1, 0]),
         ).images
 
     without, some = run([False] * 3, stages[:1]), run([True, False, True], stages)
+    assert steps[-1] == 10
     assert torch.equal(run([True] * 3, stages), without)
+    assert steps[-1] == 8
     assert [torch.equal(*pair) for pair in zip(some, without, strict=True)] == [True, False, True]
     assert torch.equal(some[1], run([False] * 3, stages)[1])
     for wrong in ([stages[1]], [Stage(2, 0.5), replace(stages[1], share=1.0)]):
