@@ -178,12 +178,23 @@ def test_what_was_taught_is_not_taught_again(small_net: nn.Module, tmp_path: Pat
 
 def test_folders_of_other_loops(small_net: nn.Module, tmp_path: Path) -> None:
     adapted(small_net, tmp_path)
-    with pytest.raises(FolderInUse, match="of other counts"):
+    with pytest.raises(FolderInUse, match=r"counts \[6, 4, 4\] there and \[6\] here"):
         adapted(small_net, tmp_path, counts=[6])
-    with pytest.raises(FolderInUse, match="of another weight"):
+    with pytest.raises(FolderInUse, match=r"weight 1\.0 there and 2\.0 here"):
         adapted(small_net, tmp_path, weight=2.0)
-    with pytest.raises(FolderInUse, match="of other lessons"):
+    with pytest.raises(FolderInUse, match=r"lessons\.steps None there and 4 here"):
         adapted(small_net, tmp_path, lessons={"steps": 4})
+    with pytest.raises(FolderInUse, match=r"disagreement .* there and .*masked disagreement.* here"):
+        adapted(small_net, tmp_path, disagree=masked_disagreement_term)
+    other = copy.deepcopy(small_net)
+    with torch.no_grad():
+        next(other.parameters()).mul_(2)
+    with pytest.raises(FolderInUse, match="other weights"):
+        adapted(other, tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "thesis.txt").write_text("years of work")
+    with pytest.raises(FolderInUse, match=r"holds other files \(thesis\.txt\)"):
+        adapted(small_net, tmp_path / "elsewhere")
     (tmp_path / "student-0.safetensors").write_bytes(b"no tensors, but more than eight bytes")
     with pytest.raises(CorruptFile, match=r"student-0\.safetensors is not the student of this loop"):
         adapted(small_net, tmp_path)

@@ -101,7 +101,7 @@ def test_labels_are_the_answers_to_the_views(small_net: nn.Module) -> None:
     assert torch.equal(soft_labels(small_net, bank, views=2, smallest=0.25, batch_size=1).boxes, labels.boxes)
     with pytest.raises(ShapeError, match="stored for 12 images, got 3"):
         next(labels.epochs(bank.images[:3], batch_size=1, seed=0))
-    with pytest.raises(RangeError, match="views and batch_size"):
+    with pytest.raises(RangeError, match="views must be at least 1, got 0"):
         soft_labels(small_net, bank, views=0)
 
 

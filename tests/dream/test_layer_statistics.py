@@ -225,5 +225,5 @@ def test_statistics_of_another_width() -> None:
     wrong = Statistics("hand", {"group": (torch.zeros(5), torch.ones(5))})
     with pytest.raises(ShapeError, match="5 channels for layer group, which has 6"), wrong(network):
         network(torch.rand(1, *SHAPE))
-    with pytest.raises(RangeError, match="at least 1; got 0"):
+    with pytest.raises(RangeError, match="batch_size must be at least 1, got 0"):
         capture_statistics(network, Source("x", torch.zeros(1, *SHAPE, dtype=torch.uint8)), batch_size=0)

@@ -103,7 +103,7 @@ def test_features_are_what_the_last_layer_reads() -> None:
     torch.testing.assert_close(read, images.float() / 255)  # before it was written into
     with pytest.raises(ReferenceNotFound, match="Flatten has no linear layer"):
         features(nn.Flatten(), Source("x", images))
-    with pytest.raises(RangeError, match="at least 1; got 0"):
+    with pytest.raises(RangeError, match="batch_size must be at least 1, got 0"):
         features(TwoLayers(), Source("x", images), batch_size=0)
 
 

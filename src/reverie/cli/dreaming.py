@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from reverie.cli.limits import at_least_one
 from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound, ShapeError
 
 if TYPE_CHECKING:
@@ -155,9 +156,7 @@ def _check(asked: Asked, craft: Craft) -> None:
     for name, value in (("smooth_power", craft.smooth_power), ("learning_rate", craft.learning_rate)):
         if value is not None and not value > 0:
             raise RangeError(f"{_option(name)} must be above 0, got {value:g}")
-    for name, count in (("steps", craft.steps), ("stages", craft.stages)):
-        if count is not None and count < 1:
-            raise RangeError(f"{_option(name)} must be at least 1, got {count}")
+    at_least_one(steps=craft.steps, stages=craft.stages)
 
 
 def _option(name: str) -> str:

@@ -29,6 +29,7 @@ from reverie.compress.result import Compressed, Row
 from reverie.compress.route import Route, Task, example_input, make_route
 from reverie.compress.sites import find_sites
 from reverie.core.budget import Budget, Quantity, read_budgets
+from reverie.core.counts import check_counts
 from reverie.core.digest import sha256_tensors
 from reverie.core.environment import usable_cores
 from reverie.core.errors import RangeError, ReferenceNotFound
@@ -259,5 +260,4 @@ def _readable(model: nn.Module, source: Source | None, test: Source | None) -> I
 def _check_counts(*, dreams: int, teach_steps: int) -> None:
     if dreams < LEAST_DREAMS:
         raise RangeError(f"dreams must be at least {LEAST_DREAMS} to teach and to judge with, got {dreams}")
-    if teach_steps < 1:
-        raise RangeError(f"teach_steps must be at least 1, got {teach_steps}")
+    check_counts(teach_steps=teach_steps)

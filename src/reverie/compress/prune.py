@@ -22,8 +22,9 @@ from reverie.compress.ridge import refit
 from reverie.compress.sites import LayerCost, Sites, find_sites
 from reverie.compress.study import Solution, Study, study_of
 from reverie.core.budget import Budget, Quantity, read_budgets
+from reverie.core.counts import check_counts
 from reverie.core.edit import Record
-from reverie.core.errors import BudgetInfeasible, RangeError
+from reverie.core.errors import BudgetInfeasible
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork, as_network
 from reverie.core.source import Source
@@ -119,10 +120,8 @@ def prune(
     Fails when: the images say nothing about the network, as noise does; look at agreement on images that chose nothing.
     """
     budgets = read_budgets(latency=latency, size=size, macs=macs)
-    if rounds < 1:
-        raise RangeError(f"evidence is gathered in 1 round at least, got {rounds}")
-    ranking = importance or (_missed_after_refit if compensate else gate_scores)
-    work = _work(as_network(model), source, ranking, compensate=compensate, step=step, most=most)
+    check_counts(rounds=rounds)
+    work = _work(as_network(model), source, importance, compensate=compensate, step=step, most=most)
     counted = count(work.network, torch.zeros(1, *work.network.image_shape))
     runtime = backend or (OnnxRuntime() if table is None else table.backend)
     table = table or LatencyTable(backend=runtime)
@@ -130,23 +129,31 @@ def prune(
         measure_layers(work.sites, table, on_event=on_event)
     limits, columns = _shares(work.network, budgets, counted, runtime), cost_columns(table, budgets)
     study = _studied(work, columns, counted, limits, rounds=rounds, on_event=on_event)
-    met = _meet(work, study, limits, runtime, on_event) if "latency" in budgets else None
-    return _pruned(work, study, study.solve(limits) if met is None else met.solution, met, on_event)
+    return _pruned(work, study, limits, runtime, on_event)
 
 
-def _pruned(work: "_Work", study: Study, solution: Solution, met: Met | None, on_event: Listener) -> Pruned:
+def _pruned(work: "_Work", study: Study, limits: Mapping[str, float], runtime: Backend, on_event: Listener) -> Pruned:
+    met = _meet(work, study, limits, runtime, on_event) if "latency" in limits else None
+    solution = study.solve(limits) if met is None else met.solution
     pruned, record = work.applied(solution.plan, on_event)
     timing, attempts = (None, ()) if met is None else (met.timing, met.attempts)
     return Pruned(pruned, solution.plan, record, solution, study, timing, attempts)
 
 
 def _work(
-    network: ImageNetwork, source: Source, importance: Importance, *, compensate: bool, step: int, most: int | None
+    network: ImageNetwork,
+    source: Source,
+    importance: Importance | None,
+    *,
+    compensate: bool,
+    step: int,
+    most: int | None,
 ) -> "_Work":
     network.check_images(source.images)
+    ranking = importance or (_missed_after_refit if compensate else gate_scores)
     example = (torch.zeros(2, *network.image_shape) - network.mean) / network.std
     structure = certify(network.body, probe(network.body, example), example)
-    return _Work(network, structure, find_sites(structure, step=step, most=most), source, importance, compensate)
+    return _Work(network, structure, find_sites(structure, step=step, most=most), source, ranking, compensate)
 
 
 def _missed_after_refit(network: ImageNetwork, structure: Structure, source: Source) -> Mapping[str, Scored]:

@@ -7,7 +7,7 @@ lines of JSON, and tests collect them in a list.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-__all__ = ["Event", "Listener", "renamed", "silent"]
+__all__ = ["Event", "Listener", "part_of", "renamed", "silent"]
 
 
 @dataclass(frozen=True)
@@ -48,3 +48,20 @@ def renamed(stage: str, on_event: Listener) -> Listener:
         [Event(stage='recovering codes', step=1, total=2, figures={})]
     """
     return lambda event: on_event(replace(event, stage=stage))
+
+
+def part_of(on_event: Listener, *, before: int, total: int) -> Listener:
+    """Tell the steps of a part of the work as steps of the whole.
+
+    Args:
+        on_event: Told instead.
+        before: Steps of the whole that were done when the part began.
+        total: Steps of the whole.
+
+    Example:
+        >>> heard = []
+        >>> part_of(heard.append, before=10, total=30)(Event("dreaming", 1, 10))
+        >>> heard
+        [Event(stage='dreaming', step=11, total=30, figures={})]
+    """
+    return lambda event: on_event(replace(event, step=before + event.step, total=total))

@@ -9,7 +9,7 @@ Source: Yin et al. 2020, arXiv:1912.08795, section 3.3.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from reverie.core.digest import sha256_tensors
-from reverie.core.errors import CorruptFile, FolderInUse, RangeError, ShapeError
+from reverie.core.errors import CorruptFile, RangeError, ShapeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import as_network
 from reverie.core.rng import derive_seed
+from reverie.core.run_folder import open_run
 from reverie.core.source import Source
-from reverie.core.store import read_json, write_bytes, write_json
-from reverie.dream.bank import Bank
+from reverie.core.store import write_bytes
+from reverie.dream.bank import Bank, teacher_sha256
 from reverie.dream.calibrate import choose_statistics
 from reverie.dream.disagreement import disagreement_term
 from reverie.dream.dream import dream
@@ -39,7 +40,6 @@ __all__ = ["Adapted", "Round", "Teach", "adaptive_dreams"]
 
 # (student, pool, round) -> the student, taught on; the argument may be changed or not.
 Teach = Callable[[nn.Module, Source, int], nn.Module]
-CONFIG = "adaptive.json"
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,10 @@ class Adapted:
     student: nn.Module
     rounds: tuple[Round, ...]
 
+    def figures(self) -> dict[str, Any]:
+        """Dreams in the pool and what each round did, as JSON values."""
+        return {"count": len(self.pool), "rounds": [asdict(one) for one in self.rounds]}
+
 
 def adaptive_dreams(
     teacher: nn.Module,
@@ -118,13 +122,13 @@ def adaptive_dreams(
         steps: Of each batch; None as in `dream`.
         batch_size: Images optimized together; None as in `dream`.
         seed: Decides all dreams.
-        path: Folder for banks and students; None keeps all in memory.
+        path: Run folder of banks and students; the same call goes on there after a kill. None keeps all in memory.
         on_event: Told of every step, and after each round.
 
     Raises:
         RangeError: No counts, or a negative weight.
         ShapeError: The student answers for other classes than the teacher.
-        FolderInUse: `path` holds the loop of another question.
+        FolderInUse: `path` holds another loop or other files, or another process is writing to it.
         CorruptFile: A kept student is damaged.
 
     Example:
@@ -140,39 +144,40 @@ def adaptive_dreams(
     """
     if not counts or weight < 0:
         raise RangeError(f"the loop needs at least one count and a weight of at least 0, got {list(counts)}, {weight}")
-    folder = None if path is None else Path(path)
     _check_answers(teacher, student, image_shape)
     base = term if term is not None else _usual_term(teacher, image_shape)
-    question = {"counts": list(counts), "weight": weight, "seed": seed, "student": _sha256(student)}
-    question |= {"lessons": dict(lessons or {})}
-    if folder is not None:
-        _check_same(folder, question)
-    banks: list[Bank] = []
-    rounds: list[Round] = []
-    pool: Bank | None = None
-    for number, count in enumerate(counts):
-        asked = base + weight * disagree(student) if number and weight else base
-        bank = dream(
-            teacher,
-            count=count,
-            image_shape=image_shape,
-            steps=steps,
-            batch_size=batch_size,
-            seed=derive_seed(seed, "adaptive", number),
-            term=asked,
-            path=None if folder is None else folder / f"bank-{number}",
-            on_event=on_event,
-        )
-        before = 0 if pool is None else len(pool)
-        agrees = _agreement(student, bank) if number else None
-        banks.append(bank)
-        pool = join_banks(banks)
-        added = len(pool) - before
-        rounds.append(Round(added, count - added, agrees))
-        kept = None if folder is None else folder / f"student-{number}.safetensors"
-        student = _taught(student, pool.source(), number, teach=teach, kept=kept)
-        on_event(Event("adaptive rounds", number + 1, len(counts)))
-    return Adapted(pool if pool is not None else join_banks(banks), student, tuple(rounds))
+    question = {"counts": list(counts), "weight": weight, "seed": seed, "steps": steps, "batch_size": batch_size}
+    question |= {
+        "disagreement": [part.name for part in disagree(student).parts],
+        **{f"lessons.{name}": value for name, value in (lessons or {}).items()},
+    }
+    question |= {"weights_sha256": teacher_sha256(teacher), "student_sha256": sha256_tensors(_tensors(student))}
+    with open_run(None if path is None else Path(path), verb="bank adapt", config=question) as run:
+        banks: list[Bank] = []
+        rounds: list[Round] = []
+        for number, count in enumerate(counts):
+            bank = dream(
+                teacher,
+                count=count,
+                image_shape=image_shape,
+                steps=steps,
+                batch_size=batch_size,
+                seed=derive_seed(seed, "adaptive", number),
+                term=base + weight * disagree(student) if number and weight else base,
+                path=run.file(f"bank-{number}"),
+                on_event=on_event,
+            )
+            agrees = _agreement(student, bank) if number else None
+            before = sum(one.dreams for one in rounds)
+            banks.append(bank)
+            pool = join_banks(banks)
+            rounds.append(Round(len(pool) - before, count - len(pool) + before, agrees))
+            kept = run.file(f"student-{number}.safetensors")
+            student = _taught(student, pool.source(), number, teach=teach, kept=kept)
+            on_event(Event("adaptive rounds", number + 1, len(counts)))
+        found = Adapted(pool, student, tuple(rounds))
+        run.finish(figures=found.figures())
+        return found
 
 
 def _usual_term(teacher: nn.Module, image_shape: Sequence[int] | None) -> Term:
@@ -218,21 +223,3 @@ def _agreement(student: nn.Module, bank: Bank) -> float:
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-
-
-def _sha256(network: nn.Module) -> str:
-    return sha256_tensors(_tensors(network))
-
-
-def _check_same(folder: Path, config: Mapping[str, Any]) -> None:
-    where = folder / CONFIG
-    if not where.exists():
-        write_json(where, dict(config))
-        return
-    before = read_json(where)
-    differing = [key for key in config if not isinstance(before, dict) or before.get(key) != config[key]]
-    if differing:
-        other = "other" if differing[0].endswith("s") else "another"
-        raise FolderInUse(
-            f"{folder} holds an adaptive loop of {other} {differing[0]}. Choose another folder, or ask for the same."
-        )

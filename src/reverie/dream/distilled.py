@@ -11,6 +11,7 @@ term, relative statistics included, in place of raw sums.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,8 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from reverie.core.errors import CorruptFile, FolderInUse, RangeError, ReferenceNotFound, ShapeError
-from reverie.core.events import Event, Listener, silent
+from reverie.core.counts import check_counts
+from reverie.core.errors import CorruptFile, FolderInUse, ReferenceNotFound, ShapeError
+from reverie.core.events import Listener, part_of, renamed, silent
 from reverie.core.modes import frozen
 from reverie.core.network import as_network
 from reverie.core.rng import derive_seed, generator, preserved_rng
@@ -28,7 +30,6 @@ from reverie.dream.bank import Bank
 from reverie.dream.crops import CurriculumCrop, crop, draw_boxes
 from reverie.dream.dream import dream
 from reverie.dream.pool import join_banks
-from reverie.dream.rehearsal import check_counts
 from reverie.dream.terms import Term
 
 __all__ = ["SoftLabels", "distill_dataset", "soft_labels"]
@@ -121,8 +122,7 @@ def soft_labels(
         >>> labels.boxes.shape, labels.logits.shape
         (torch.Size([3, 2, 5]), torch.Size([3, 2, 4]))
     """
-    if views < 1 or batch_size < 1:
-        raise RangeError(f"views and batch_size must be at least 1, got {views} and {batch_size}")
+    check_counts(views=views, batch_size=batch_size)
     network = as_network(model, bank.images.shape[1:])
     boxes = _boxes(len(bank), views=views, smallest=smallest, seed=seed)
     rows = []
@@ -190,47 +190,37 @@ def distill_dataset(
     network = as_network(model, image_shape)
     shape = tuple(network.image_shape if image_shape is None else image_shape)
     chosen = list(range(_count(network, shape))) if classes is None else list(classes)
+    each = partial(dream, network, count=len(chosen), targets=chosen, image_shape=shape, steps=steps, term=term)
     banks = [
-        dream(
-            network,
-            count=len(chosen),
-            targets=chosen,
-            image_shape=shape,
-            steps=steps,
+        each(
             batch_size=len(chosen),
             seed=derive_seed(seed, "distilled", index),
-            term=term,
             augment=CurriculumCrop(steps, smallest=smallest),
             path=None if folder is None else folder / f"batch-{index:05d}",
-            on_event=_placed(on_event, index * steps, per_class * steps),
+            on_event=part_of(renamed("dreaming a data set", on_event), before=index * steps, total=per_class * steps),
         )
         for index in range(per_class)
     ]
-    bank = join_banks(banks)
-    return bank, _kept_labels(folder, network, bank, views=views, smallest=smallest, seed=seed)
+    return _labeled(folder, network, join_banks(banks), views=views, smallest=smallest, seed=seed)
 
 
-def _kept_labels(
+def _labeled(
     folder: Path | None, network: nn.Module, bank: Bank, *, views: int, smallest: float, seed: int
-) -> SoftLabels:
-    """The labels that a folder holds, or new ones, which it then does."""
+) -> tuple[Bank, SoftLabels]:
+    """The bank with the labels that a folder holds, or with new ones, which it then does."""
     kept = None if folder is None else folder / LABELS_FILE
     if kept is not None and kept.exists():
         labels = SoftLabels.load(kept)
         if not torch.equal(labels.boxes, _boxes(len(bank), views=views, smallest=smallest, seed=seed)):
             raise FolderInUse(f"{kept} holds labels of other views than are asked for now. Choose another folder.")
-        return labels
+        return bank, labels
     labels = soft_labels(network, bank, views=views, smallest=smallest, seed=seed)
     if kept is not None:
         labels.save(kept)
-    return labels
+    return bank, labels
 
 
 def _count(network: nn.Module, shape: Sequence[int]) -> int:
     with frozen(network), torch.no_grad(), preserved_rng():
         device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
         return int(network(torch.full((2, *shape), 0.5, device=device)).shape[1])
-
-
-def _placed(on_event: Listener, before: int, total: int) -> Listener:
-    return lambda event: on_event(Event("dreaming a data set", before + event.step, total, event.figures))

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.augment import Augment, still
+from reverie.core.counts import check_counts
 from reverie.core.describe import describe
 from reverie.core.digest import sha256_tensors
 from reverie.core.errors import RangeError, ShapeError, StatisticsMissing
-from reverie.core.events import Event, Listener, silent
+from reverie.core.events import Event, Listener, part_of, silent
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork, as_network
 from reverie.core.precision import choose_precision
@@ -39,7 +40,6 @@ from reverie.dream.recipe import (
     usual_statistics_weight,
 )
 from reverie.dream.rehearsal import (
-    check_counts,
     checked_shape,
     checked_targets,
     first_answer,
@@ -229,7 +229,7 @@ def _dream_batch(network: ImageNetwork, plan: _Plan, index: int, on_event: Liste
         seen=seen,
         device=device,
         seed=derive_seed(plan.seed, "dream", "batch", index),
-        on_event=_placed(on_event, index * plan.steps, plan.batches * plan.steps),
+        on_event=part_of(on_event, before=index * plan.steps, total=plan.batches * plan.steps),
         term=plan.term,
         targets=labels.to(device),
         precision=plan.precision,
@@ -247,11 +247,6 @@ def _dream_batch(network: ImageNetwork, plan: _Plan, index: int, on_event: Liste
 
 def _eight_bits(images: Tensor) -> Tensor:
     return (images * 255).round().to(torch.uint8).contiguous()
-
-
-def _placed(on_event: Listener, before: int, total: int) -> Listener:
-    """Tell of the steps of one batch as steps of the whole."""
-    return lambda event: on_event(Event(event.stage, before + event.step, total, event.figures))
 
 
 def _recipe(head: Head, source: StatisticsSource | None) -> Term:

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from reverie.core.errors import FolderInUse, RangeError, ShapeError
+from reverie.core.counts import check_counts
+from reverie.core.errors import FolderInUse, ShapeError
 from reverie.core.store import write_bytes
 from reverie.dream.bank import Bank
 from reverie.dream.distilled import LABELS_FILE, SoftLabels
@@ -89,8 +90,7 @@ def export_webdataset(
         ...     [path.name for path in export_webdataset(bank, Path(place) / "tar", per_shard=1)]
         ['dreams-00000.tar', 'dreams-00001.tar']
     """
-    if per_shard < 1:
-        raise RangeError(f"per_shard must be at least 1, got {per_shard}")
+    check_counts(per_shard=per_shard)
     folder = _empty(Path(path))
     _check(bank, labels)
     written = []

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from reverie.core.counts import check_counts
 from reverie.core.digest import sha256_tensors
 from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound, ShapeError
 from reverie.core.events import Event, Listener, silent
@@ -38,7 +39,7 @@ from reverie.dream.layer_statistics import StatisticsSource
 from reverie.dream.loop import optimize
 from reverie.dream.network_canvas import NetworkCanvas
 from reverie.dream.recipe import default_augment, usual_statistics_weight
-from reverie.dream.rehearsal import check_counts, sees_statistics, try_term
+from reverie.dream.rehearsal import sees_statistics, try_term
 from reverie.dream.running import memory_of, remember, running_statistics_term, with_fresh_memory
 from reverie.dream.targets import balanced_targets
 from reverie.dream.terms import Term, class_term, total_variation_term

@@ -22,8 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from reverie.core.counts import check_counts
 from reverie.core.digest import sha256_tensors
-from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound, ShapeError, StatisticsMissing
+from reverie.core.errors import CorruptFile, ReferenceNotFound, ShapeError, StatisticsMissing
 from reverie.core.modes import frozen
 from reverie.core.rng import preserved_rng
 from reverie.core.source import Source
@@ -246,8 +247,7 @@ def capture_statistics(network: nn.Module, source: Source, *, batch_size: int = 
 
     Fails when: there are fewer images than a few per class; the moments are then those of the few.
     """
-    if batch_size < 1:
-        raise RangeError(f"batch_size is a number of images, at least 1; got {batch_size}")
+    check_counts(batch_size=batch_size)
     layers = statistics_layers(network)
     joined: dict[str, _Joined] = {}
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))

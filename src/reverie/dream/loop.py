@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.augment import Augment
+from reverie.core.counts import check_counts
 from reverie.core.errors import Diverged, RangeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
@@ -94,8 +95,7 @@ def optimize(
         >>> sorted(result.losses)
         ['class']
     """
-    if steps < 1:
-        raise RangeError(f"steps must be at least 1, got {steps}")
+    check_counts(steps=steps)
     if not learning_rate > 0:
         raise RangeError(f"learning_rate must be positive, got {learning_rate}")
     precision = precision or choose_precision(network)

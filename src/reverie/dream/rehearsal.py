@@ -18,18 +18,7 @@ from reverie.dream.heads import Head, single_label
 from reverie.dream.layer_statistics import StatisticsSource
 from reverie.dream.terms import Term, View
 
-__all__ = ["check_counts", "checked_shape", "checked_targets", "first_answer", "sees_statistics", "try_term"]
-
-
-def check_counts(**counts: int | None) -> None:
-    """Refuse a count below 1 by its name; None says nothing.
-
-    Raises:
-        RangeError: A count is below 1.
-    """
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise RangeError(f"{name} must be at least 1, got {value}")
+__all__ = ["checked_shape", "checked_targets", "first_answer", "sees_statistics", "try_term"]
 
 
 def checked_shape(network: ImageNetwork, image_shape: Sequence[int] | None) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from reverie.core.augment import Augment, still
 from reverie.core.describe import describe
 from reverie.core.errors import RangeError, ShapeError
-from reverie.core.events import Event, Listener, silent
+from reverie.core.events import Listener, part_of, silent
 from reverie.core.rng import derive_seed
 from reverie.dream.canvas import Canvas, PixelCanvas
 from reverie.dream.fourier import FourierCanvas
@@ -219,16 +219,9 @@ def optimize_stages(
         shape = stage.image_shape(image_shape)
         fresh = make(seeds, shape, device=device)
         canvas = fresh if canvas is None else grown(canvas, fresh)
-        after = optimize(
-            network,
-            canvas,
-            steps=stage.steps,
-            learning_rate=stage.learning_rate,
-            augment=stage.augment or augment(shape),
-            seed=derive_seed(seed, "stage", index) if index else seed,
-            on_event=_placed(on_event, done, total),
-            **asked,
-        )
+        told, drawn = part_of(on_event, before=done, total=total), derive_seed(seed, "stage", index) if index else seed
+        how: Any = {"learning_rate": stage.learning_rate, "augment": stage.augment or augment(shape), **asked}
+        after = optimize(network, canvas, steps=stage.steps, seed=drawn, on_event=told, **how)
         done += stage.steps
         result = after if kept is None else _but(after, kept, result.images)
     return result
@@ -301,8 +294,3 @@ def _both(small: int, large: int, *, half: bool) -> tuple[Tensor, Tensor]:
 
 def _resized(pixels: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(pixels, size=tuple(size), mode=MODES[pixels.ndim], align_corners=False)
-
-
-def _placed(on_event: Listener, before: int, total: int) -> Listener:
-    """Tell of the steps of one stage as steps of all."""
-    return lambda event: on_event(Event(event.stage, before + event.step, total, event.figures))

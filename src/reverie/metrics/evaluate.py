@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.core.errors import RangeError, ReferenceNotFound
+from reverie.core.counts import check_counts
+from reverie.core.errors import ReferenceNotFound
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import preserved_rng
@@ -59,8 +60,7 @@ def predict(network: nn.Module, source: Source, *, batch_size: int = 256) -> Ten
         >>> predict(nn.Flatten(), noise_source(count=3, image_shape=(1, 2, 2), seed=0)).shape
         torch.Size([3, 4])
     """
-    if batch_size < 1:
-        raise RangeError(f"batch_size is a number of images, at least 1; got {batch_size}")
+    check_counts(batch_size=batch_size)
     if isinstance(network, ImageNetwork):
         network.check_images(source.images)
     first = next(network.parameters(), None)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reverie.core.errors import RangeError, ReferenceNotFound
+from reverie.core.counts import check_counts
+from reverie.core.errors import ReferenceNotFound
 from reverie.core.modes import frozen
 from reverie.core.rng import preserved_rng
 from reverie.core.source import Source
@@ -96,8 +97,7 @@ def reading_inputs(network: nn.Module, layers: Sequence[str], read: Callable[[st
 
 
 def _read(network: nn.Module, source: Source, layers: Sequence[str], *, batch_size: int) -> dict[str, Tensor]:
-    if batch_size < 1:
-        raise RangeError(f"batch_size is a number of images, at least 1; got {batch_size}")
+    check_counts(batch_size=batch_size)
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     rows: dict[str, list[Tensor]] = {name: [] for name in layers}
 

@@ -2,13 +2,14 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.dreamt import how
+from reverie.cli.finish import finish
 from reverie.cli.limits import at_least_one
 from reverie.cli.loading import AS_STATED, Loading, load_network
 from reverie.core.errors import RangeError, ShapeError
@@ -61,16 +62,12 @@ def adapt(
         manner: How the answer is given.
     """
     del manner
-    from reverie.core.run_folder import open_run
     from reverie.dream import adaptive_dreams, disagreement_term, masked_disagreement_term
 
-    at_least_one(n=n, rounds=rounds, teach_steps=teach_steps, steps=steps)
-    _check_shares(weight, hard)
+    _check(weight, hard, n=n, rounds=rounds, teach_steps=teach_steps, steps=steps)
     teacher, learner = _networks(model, student, loading, seed=seed)
-    asked = {"n": n, "rounds": rounds, "teach_steps": teach_steps, "weight": weight, "masked": masked, "hard": hard}
-    config = {**_identity(teacher, learner), **asked, "steps": steps, "seed": seed}
     lessons = partial(_taught, teacher=teacher, steps=teach_steps, hard=hard, folder=out, seed=seed)
-    with open_run(out, verb="bank adapt", config=config) as run, progress() as on_event:
+    with progress() as on_event:
         found = adaptive_dreams(
             teacher,
             learner,
@@ -84,9 +81,9 @@ def adapt(
             path=out,
             on_event=on_event,
         )
-        answer = _adapted(found, out)
-        run.finish(asked={"model": model, "student": student}, how=answer.value["how"], figures=_figures(found))
-        return answer
+    source, asked = found.pool.source(), {"model": model, "student": student}
+    finish(out, asked=asked, source=source, class_names=teacher.class_names)
+    return _adapted(found, out)
 
 
 def _networks(model: str, student: str, loading: Loading, *, seed: int) -> "tuple[ImageNetwork, ImageNetwork]":
@@ -99,18 +96,12 @@ def _networks(model: str, student: str, loading: Loading, *, seed: int) -> "tupl
     return teacher, learner
 
 
-def _check_shares(weight: float, hard: float | None) -> None:
+def _check(weight: float, hard: float | None, **counts: int | None) -> None:
+    at_least_one(**counts)
     if not weight >= 0:
         raise RangeError(f"--weight must be at least 0, got {weight:g}")
     if hard is not None and not 0 <= hard <= 1:
         raise RangeError(f"--hard is a share in [0, 1], got {hard:g}")
-
-
-def _identity(teacher: "ImageNetwork", student: "ImageNetwork") -> dict[str, str]:
-    from reverie.core.digest import sha256_tensors
-
-    networks = {"weights_sha256": teacher, "student_sha256": student}
-    return {name: sha256_tensors(network.state_dict()) for name, network in networks.items()}
 
 
 def _check_alike(teacher: "ImageNetwork", student: "ImageNetwork", reference: str) -> None:
@@ -154,13 +145,6 @@ def _taught(
     return lessons.student
 
 
-def _figures(found: "Adapted") -> dict[str, Any]:
-    rounds = [
-        {"dreams": one.dreams, "repeats": one.repeats, "student_agrees": one.student_agrees} for one in found.rounds
-    ]
-    return {"count": len(found.pool), "rounds": rounds}
-
-
 def _adapted(found: "Adapted", out: Path) -> Answer:
     total = len(found.rounds)
     student = out / f"student-{total - 1}.safetensors"
@@ -173,7 +157,7 @@ def _adapted(found: "Adapted", out: Path) -> Answer:
     ]
     made = how(found.pool.config["joined"][0])
     lines += [f"statistics to match: {made['statistics']}", f"student after the last round: {student}"]
-    return Answer({"folder": str(out), "student": str(student), **_figures(found), "how": made}, tuple(lines))
+    return Answer({"folder": str(out), "student": str(student), **found.figures(), "how": made}, tuple(lines))
 
 
 def _replayed(student: "nn.Module", pool: "Source", *, hard: float, seed: int) -> "Source":

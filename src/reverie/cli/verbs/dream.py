@@ -9,6 +9,7 @@ from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.dreaming import ANYTHING, USUAL, Asked, Craft, dream_arguments, loaded_shape
 from reverie.cli.dreamt import agreement, agreement_text, draw, how, undrawn
+from reverie.cli.limits import at_least_one
 from reverie.cli.loading import AS_STATED, Loading, load_network
 from reverie.core.errors import RangeError
 
@@ -55,8 +56,7 @@ def dream(
     del manner
     if judge is not None and asked.head != "single-label":
         raise RangeError(f"--judge compares classes: it needs --head single-label, not {asked.head}")
-    if n < 1:
-        raise RangeError(f"--n is a number of images, at least 1; got {n}")
+    at_least_one(n=n)
     network = load_network(model, loading, any_axes=True)
     shape = loaded_shape(network, side)
     # Before the minutes of dreaming: a judge that does not load should not cost them.

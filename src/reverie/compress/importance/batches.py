@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reverie.core.errors import RangeError, ShapeError
+from reverie.core.counts import check_counts
+from reverie.core.errors import ShapeError
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import generator
 from reverie.core.source import Source
@@ -30,8 +31,7 @@ def batches(
         RangeError: A number is below 1.
         ShapeError: There is not one target per image.
     """
-    if images < 1 or batch_size < 1:
-        raise RangeError(f"evidence needs images and batches of at least 1, got {images} and {batch_size}")
+    check_counts(images=images, batch_size=batch_size)
     if targets is not None and targets.shape != (len(source),):
         raise ShapeError(f"source {source.name!r} has {len(source)} images and {tuple(targets.shape)} targets")
     count = min(images, len(source))

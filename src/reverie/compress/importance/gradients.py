@@ -20,7 +20,7 @@ from reverie.compress.importance.gates import Gates
 from reverie.compress.importance.products import Score, fisher_score
 from reverie.compress.importance.scored import Scored, averaged, over_images
 from reverie.compress.importance.slopes import LogitSlopes
-from reverie.core.errors import RangeError
+from reverie.core.counts import check_counts
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import generator
@@ -139,8 +139,7 @@ def second_order_scores(
 
     Reference: Molchanov et al., 2019. Differs: the second derivative of the logits themselves is left out.
     """
-    if probes < 1:
-        raise RangeError(f"the second order needs probes of at least 1, got {probes}")
+    check_counts(probes=probes)
     changes = _changes(network, structure, source, images, probes, targets, seed, on_event)
     return {name: over_images(one, min(batch_size, one.shape[1])) for name, one in changes.items()}
 

@@ -9,7 +9,7 @@ from torch import nn
 from reverie.compress.importance.products import Score
 from reverie.compress.plan import Plan
 from reverie.compress.pruners.silenced import Silenced
-from reverie.core.errors import RangeError
+from reverie.core.counts import check_counts
 from reverie.graph.structure import Structure
 
 __all__ = ["Pruner"]
@@ -60,8 +60,7 @@ class Pruner(ABC):
     """
 
     def __init__(self, body: nn.Module, structure: Structure, *, every: int, score: Score) -> None:
-        if every < 1:
-            raise RangeError(f"every is a number of batches, at least 1; got {every}")
+        check_counts(every=every)
         self.silenced = Silenced(body, structure, score=score)
         self.every = every
         self._steps = 0
