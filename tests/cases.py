@@ -61,7 +61,6 @@ from reverie.dream import (
     recover_codes,
     refine_inversion,
     soft_labels,
-    teacher_sha256,
     train_inverter,
 )
 from reverie.dream.published import CIFAR
@@ -571,7 +570,6 @@ CASES: tuple[Case, ...] = (
     ),
     Case("dream.answering", _answer_of_a_layer, RUNS),
     Case("dream.optimize_stages", _in_stages, {**RUNS, **LISTENS}, seeded=True, reports=True),
-    Case("dream.teacher_sha256", lambda model, use: teacher_sha256(model), {}),
     Case("dream.attention_layers", lambda model, use: attention_layers("", model), {}),
     Case("dream.capture_statistics", lambda model, use: capture_statistics(model, tiny_source()).layers, RUNS),
     Case(

@@ -4,7 +4,7 @@ import torch
 from reverie.bench.against_torch_pruning import Effort, compared
 from reverie.bench.choose import CHOOSE
 from reverie.bench.evidence import COMPARED, oracle_data
-from reverie.bench.figure import run_bench
+from reverie.bench.figure import Measured, run_bench
 from reverie.bench.pruned_detector import Joined, loss_scores
 from reverie.bench.vision_transformer import without_training
 from reverie.bench.when_to_prune import Setting, when_to_prune
@@ -88,6 +88,19 @@ def test_a_transformer_loses_units_and_heads_of_every_block():
     }
     assert found["tiny-gain"].value == pytest.approx(100 * (found["tiny-ours"].value - found["tiny-magnitude"].value))
     assert found["tiny-ours"].value >= found["tiny-ranking-alone"].value
+
+
+def test_the_other_library_is_compared_with_in_the_folder_that_was_named(tmp_path, monkeypatch):
+    folders = []
+
+    def noted(effort, *, folder, on_event):
+        folders.append(folder)
+        return {"torch-pruning-gain": Measured(1.0)}
+
+    monkeypatch.setattr("reverie.bench.against_torch_pruning.compared", noted)
+    run_bench("choose", CHOOSE, only=("torch-pruning-gain",))
+    run_bench("choose", CHOOSE, only=("torch-pruning-gain",), folder=tmp_path)
+    assert folders == [None, tmp_path / "torch-pruning-gain"]
 
 
 @pytest.mark.nightly

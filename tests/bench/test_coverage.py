@@ -16,6 +16,7 @@ from reverie.bench.figure import run_bench
 from reverie.bench.kinds import OTHERS, SPEED, TIMM, TIMM_MODULES, Input, Subject
 from reverie.bench.kinds.timm_modules import LEFT_OUT
 from reverie.bench.portable import difference
+from reverie.core.environment import commit
 from reverie.graph import probe
 
 SIREN = next(one for one in OTHERS if one.name == "siren")
@@ -71,6 +72,8 @@ def test_what_fails_says_why_and_stops_nothing(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "others" / "siren.json").write_text(json.dumps(Row("siren", "kept").to_json()))
     again = examine_all((BROKEN, SIREN), tmp_path / "others", portable=False)
     assert again[1].kind == "kept"
+    # What was examined before commits were kept does not say which.
+    assert ([row.commit for row in first], again[1].commit) == ([commit(), commit()], None)
 
 
 def test_a_network_that_hangs_is_given_up(tmp_path: Path):
@@ -135,7 +138,7 @@ def test_the_page_and_the_table_say_what_the_rows_say(tmp_path: Path, monkeypatc
             "siren", "implicit", parameters=1347, seconds=0.25, units=72, free=70, removed=24, certified=0.975,
             rounding=1e-7, calmed=2, cut_difference=2e-7, exact_difference=3e-16, fresh_difference=0.0,
                 onnx_difference=4e-7,
-            frozen={"aten.sort in head has no rule": 2}, failures={},
+            frozen={"aten.sort in head has no rule": 2}, failures={}, commit="a" * 40 if name == "timm" else "b" * 40,
         )  # fmt: skip
         (tmp_path / name / "siren.json").write_text(json.dumps(row.to_json()))
     monkeypatch.setattr(coverage, "SPEED", (SIREN,) * 4)
@@ -144,10 +147,11 @@ def test_the_page_and_the_table_say_what_the_rows_say(tmp_path: Path, monkeypatc
     assert (found["timm-passed"], found["certified-parameters"]) == (1, 0.975)
     assert len(coverage_table(tmp_path).rows) == 4
     assert coverage_rows(tmp_path)["timm"][0].free == 70
-    page = coverage_page(tmp_path, value)
+    page = coverage_page(tmp_path, {**value, "commit": "b" * 40})
     numbers = "1,347 | 0.25 | 70 of 72 | 97.5% | 34% | 1e-07 (2) | 2e-07 | 3e-16 | same bits | 4e-07"
     assert f"| siren | implicit | {numbers} | yes |" in page
     assert "- `siren` keeps 2 units: `aten.sort in head has no rule`" in page
+    assert "commit bbbbbbbbbbbb.\nOf another commit: 1 row of aaaaaaaaaaaa.\n" in page
     assert "| certified-parameters | median share | at least 0.95 | 0.975 | yes |" in page
 
 

@@ -1,11 +1,13 @@
 """The bench of distillation asks for every figure, and says why one has no value."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 
 from reverie.bench.distill import DISTILL
 from reverie.bench.figure import run_bench
+from reverie.cli.main import app
 
 ASKED = {"cut-accuracy", "cut-time", "fashion-half-share", "fashion-half-time", "cifar-56-to-20-share"}
 ASKED |= {"cifar-56-to-20-time", "detector-both", "two-teachers", "gpu-34-to-18", "gpu-40-2-to-16-1"}
@@ -20,6 +22,18 @@ def test_every_figure_is_asked_for_once_and_has_its_controls() -> None:
     assert len(set(names)) == len(names)
     assert {question.name for question in questions if question.ask is not None} == ASKED
     assert set(names) >= BESIDE
+
+
+@pytest.mark.parametrize(("name", "steps", "real"), [("fashion-half", 1500, False), ("cifar-56-to-20", 3000, True)])
+def test_a_command_asks_for_the_lessons_that_are_measured(name: str, steps: int, real: bool) -> None:
+    (command,) = {one.command for job in DISTILL for one in job.questions if one.name.startswith(name)}
+    _, bound, _ = app.parse_args(shlex.split(command)[1:], print_error=False, exit_on_error=False)
+    given = bound.arguments
+    assert (given["lessons"].teach_steps, given["seeds"], given["from_teacher"]) == (steps, 3, True)
+    assert (given["lessons"].dreams, given["lessons"].dream_steps) == (1024, 60)
+    assert given["images"].real == ("data/cifar10-train.npz" if real else None)
+    # Weights in a file do not say which images they were trained on.
+    assert (given["loading"].image_shape if "loading" in given else None) == ((3, 32, 32) if real else None)
 
 
 def test_without_its_files_a_figure_has_no_value_and_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ import torch
 
 from reverie.bench import BENCHES
 from reverie.bench.dreams import through_png
-from reverie.bench.figure import Figure, Job, Measured, Question, at_least, at_most, run_bench
+from reverie.bench.figure import Ask, Figure, Job, Measured, Question, at_least, at_most, run_bench
 from reverie.bench.summary import figures_table
-from reverie.core.errors import MissingExtra, ReferenceNotFound
+from reverie.core.errors import CorruptFile, MissingExtra, ReferenceNotFound
 from reverie.core.events import Listener
 
 
@@ -76,6 +76,13 @@ def test_what_is_kept_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.
     assert "commit" not in after["figures"][1]
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"commit": "first"}'])
+def test_kept_answers_that_are_damaged_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(CorruptFile, match=r"a\.json is not .* to "):
+        run_bench("b", [_job("a", 0.5)], folder=tmp_path)
+
+
 def test_a_long_job_goes_on_in_a_folder_of_its_own(tmp_path: Path) -> None:
     def resume(on_event: Listener, folder: Path) -> Mapping[str, Measured]:
         del on_event
@@ -106,6 +113,13 @@ def test_figures_have_names_of_their_own() -> None:
     for jobs in BENCHES.values():
         names = [question.name for job in jobs for question in job.questions]
         assert len(set(names)) == len(names)
+
+
+def test_a_figure_of_two_benches_is_asked_the_same() -> None:
+    asks: dict[str, set[Ask | None]] = {}
+    for question in (question for jobs in BENCHES.values() for job in jobs for question in job.questions):
+        asks.setdefault(question.name, set()).add(question.ask)
+    assert {name: found for name, found in asks.items() if len(found) > 1} == {}
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -149,6 +149,55 @@ def test_a_budget_that_cannot_be_read(
     assert said in refused("compress", "zoo:fashion-vgg", "--out", tmp_path / "run", *limits)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            ["compress", "MODEL", "--out", "OUT", *BUDGET, one]
+            for one in ("--dream-steps", "--teach-steps", "--threads")
+        ),
+        *(["latency", "build", "MODEL", "--table", "OUT", one] for one in ("--step", "--threads")),
+        *(["latency", "compare", "MODEL", one] for one in ("--batch-size", "--threads")),
+        ["inspect", "MODEL", "--threads"],
+        ["bank", "picture", "BANK", "--out", "OUT", "--per-row"],
+    ],
+    ids=lambda words: f"{words[0]} {words[1]} {words[-1]}",
+)
+def test_a_count_below_one(words: list[str], refused: Callable[..., str], tmp_path: Path) -> None:
+    places = {"MODEL": "zoo:fashion-vgg", "OUT": tmp_path / "out", "BANK": tmp_path / "bank"}
+    line = refused(*(places.get(word, word) for word in words), "0")
+    assert line == f"error: {words[-1]} must be at least 1, got 0"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bench", "coverage", "--out"],
+        ["bench", "coverage", "--markdown"],
+        ["bank", "capture", "zoo:gone", "--images", "gone", "--out"],
+        ["bank", "picture", "gone", "--out"],
+        ["latency", "solve", "gone", "--macs", "60%", "--out"],
+    ],
+    ids=lambda words: f"{words[0]} {words[1]} {words[-1]}",
+)
+def test_a_file_that_cannot_be_written(words: list[str], refused: Callable[..., str], tmp_path: Path) -> None:
+    assert refused(*words, tmp_path) == f"error: {words[-1]} {tmp_path} is a folder; name a file in it"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["bench", "main-job", "--markdown", "page.md"],
+            "--markdown writes the page of coverage, and main-job has none",
+        ),
+        (["latency", "solve", "gone", "--macs", "60%", "--environment", "phone"], "names one of a --table: give both"),
+    ],
+)
+def test_an_option_that_would_do_nothing(words: list[str], said: str, refused: Callable[..., str]) -> None:
+    assert said in refused(*words)
+
+
 @pytest.mark.parametrize("name", ["a", "b.npz"])
 def test_a_test_set_that_is_not_there(name: str, weights: Path, refused: Callable[..., str], tmp_path: Path) -> None:
     path = tmp_path / name

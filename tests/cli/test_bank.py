@@ -77,6 +77,14 @@ def test_the_other_routes(capsys: pytest.CaptureFixture[str], tmp_path: Path) ->
     assert (status, len(told["rounds"])) == (0, 2)
     assert told["rounds"][0]["student_agrees"] is None
     assert 0 <= told["rounds"][1]["student_agrees"] <= 1
+    # A run of several banks is asked for by one of them.
+    status, told = run(capsys, "bank", "verify", tmp_path / "adapted")
+    first = tmp_path / "adapted" / "bank-0"
+    assert (status, told["error"]["message"]) == (
+        2,
+        f"{tmp_path / 'adapted'} holds 2 banks: name one, such as {first}",
+    )
+    assert run(capsys, "bank", "verify", first)[0] == 0
 
 
 def test_features_are_inverted(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -225,6 +233,16 @@ def test_a_student_that_does_not_fit_is_refused_before_anything_is_dreamed(
     status, told = run(capsys, "bank", "adapt", MODEL, student, "--out", tmp_path / "adapted")
     assert (status, told["error"]["kind"]) == (2, "ShapeError")
     assert said in told["error"]["message"]
+    assert not (tmp_path / "adapted").exists()
+
+
+def test_lessons_of_other_signals_than_pictures_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    model = "tiny_networks:flat(axes=1,channels=2,side=12)"
+    shaped = ("--image-shape", 2, 12, "--mean", 0, "--std", 1)
+    words = (f"{model}@initial", model, *shaped, "--n", 4, "--rounds", 1, "--teach-steps", 1, "--steps", 1)
+    status, told = run(capsys, "bank", "adapt", *words, "--out", tmp_path / "adapted")
+    assert (status, told["error"]["kind"]) == (2, "RangeError")
+    assert "--image-shape takes channels, height and width, got 2 12" in told["error"]["message"]
     assert not (tmp_path / "adapted").exists()
 
 

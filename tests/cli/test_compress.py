@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from reverie.cli.finish import finish
 from reverie.cli.main import main
 from reverie.compress import Attempted, Compressed, Decision, Measured, Plan, Row
 from reverie.compress.sites import Problem
@@ -17,6 +18,7 @@ from reverie.core.events import Event
 from reverie.core.network import ImageNetwork
 from reverie.core.source import Source
 from reverie.core.store import write_json
+from reverie.cost.backends import OnnxRuntime
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -78,6 +80,22 @@ def test_the_folder_gets_a_picture_and_a_report(tmp_path: Path, capsys: pytest.C
     assert str(out / "report.html") in printed
 
 
+def test_a_latency_table_may_be_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: list[Any] = []
+
+    def noted(network: ImageNetwork, folder: Path, **options: Any) -> Compressed:
+        tables.append(options.pop("table"))
+        return _compressed(network, folder, **options)
+
+    monkeypatch.setattr("reverie.compress.compress", noted)
+    words = ["compress", "zoo:fashion-vgg", "--macs", "50%", "--out", str(tmp_path / "run")]
+    assert main(words) == 0
+    assert main([*words, "--table", str(tmp_path / "latency.json"), "--threads", "1"]) == 0
+    assert tables[0] is None
+    assert tables[1].environment == OnnxRuntime(threads=1).environment
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["asked"]["table"] == str(tmp_path / "latency.json")
+
+
 def test_the_report_can_be_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     assert main(["compress", "zoo:fashion-vgg", "--macs", "50%", "--out", str(out)]) == 0
@@ -87,3 +105,11 @@ def test_the_report_can_be_drawn_again(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["report", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["report"] == str(out / "report.html")
     assert (out / "report.html").read_bytes() == first
+
+
+@pytest.mark.parametrize(("shape", "drawn"), [((4, 8, 8), True), ((2, 12), False)], ids=["four channels", "signals"])
+def test_a_finished_run_does_not_fail_on_its_picture(shape: tuple[int, ...], drawn: bool, tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"format": 1})
+    dreams = Source("dreams", torch.zeros(6, *shape, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1, 1]))
+    assert finish(tmp_path, asked={"model": "m"}, source=dreams, class_names=["a", "b"])["asked"] == {"model": "m"}
+    assert (tmp_path / "dreams.png").exists() is drawn

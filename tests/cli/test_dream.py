@@ -99,6 +99,22 @@ def test_targets_in_turn_at_random_by_number_and_name(capsys: pytest.CaptureFixt
     assert "no such file" in refused(capsys, tmp_path / "j", *FLAT, "--targets", tmp_path / "gone.npy")
 
 
+def test_a_class_is_a_class_whatever_lies_beside_the_command(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "3").write_text("notes")
+    assert labels(dreamed(capsys, tmp_path / "a", MODEL, "--targets", "bag")) == [8] * 4
+    assert labels(dreamed(capsys, tmp_path / "b", MODEL, "--targets", 3)) == [3] * 4
+    with (tmp_path / "GIVEN.NPY").open("wb") as file:
+        np.save(file, np.array([2, 2, 0, 1]))
+    assert labels(dreamed(capsys, tmp_path / "c", MODEL, "--targets", "GIVEN.NPY")) == [2, 2, 0, 1]
+    # Features are of pictures, and a folder of them will do.
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "bag" / "ONE.PNG")
+    dreamed(capsys, tmp_path / "d", *FLAT, "--head", "embedding", "--targets", "bag")
+
+
 def test_several_labels(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     told = dreamed(capsys, tmp_path / "a", *FLAT, "--head", "multi-label", "--targets", 1, 3, *BARE, steps=60)
     assert told["how"]["head"] == "multi-label"

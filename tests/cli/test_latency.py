@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from reverie.cli.main import main
-from reverie.cli.verbs.compress import Limits
-from reverie.cli.verbs.latency import solve
+from reverie.cli.verbs.latency import Shares, solve
 from reverie.compress.latencies import layer_shape, macs_at
 from reverie.compress.sites import build_problem, find_sites
 from reverie.compress.study import study_of
@@ -68,6 +67,13 @@ def test_a_request_that_cannot_be_met_is_one_sentence(words, said, capsys):
     assert said in line
 
 
+def test_help_of_solve_asks_for_shares_alone(capsys):
+    assert main(["latency", "solve", "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "60%" in printed
+    assert "4ms" not in printed
+
+
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     network = load(MODEL)
@@ -81,10 +87,10 @@ def study(tmp_path_factory):
 
 
 def test_a_plan_for_another_budget_comes_from_a_file(study, tmp_path):
-    found = solve(study, limits=Limits(macs="60%"), out=tmp_path / "plan.json").value
+    found = solve(study, limits=Shares(macs="60%"), out=tmp_path / "plan.json").value
     assert found["shares"]["macs"] <= 0.6
     assert json.loads((tmp_path / "plan.json").read_text())["plan"] == found["plan"]
-    assert found["loss"] <= solve(study, limits=Limits(macs="40%")).value["loss"]
+    assert found["loss"] <= solve(study, limits=Shares(macs="40%")).value["loss"]
 
 
 def test_a_plan_for_another_device_comes_from_two_files(study, tmp_path):
@@ -98,13 +104,13 @@ def test_a_plan_for_another_device_comes_from_two_files(study, tmp_path):
         layers = {one.key: {"ratio": cost(one), "error": 0.0, "measured": True} for one in shapes}
         tables[name] = {"yardstick_ms": 1.0, "layers": layers}
     path.write_text(json.dumps({"format": 1, "tables": tables}))
-    half = Limits(latency="50%")
+    half = Shares(latency="50%")
     many, wide = (solve(study, limits=half, table=path, environment=name).value for name in ("many", "wide"))
     assert many["widths"] != wide["widths"]
     assert max(many["shares"]["latency"], wide["shares"]["latency"]) <= 0.5
     with pytest.raises(RangeError, match="has 2 environments"):
         solve(study, limits=half, table=path)
     with pytest.raises(RangeError, match="give a share"):
-        solve(study, limits=Limits(latency="4ms"))
+        solve(study, limits=Shares(latency="4ms"))
     with pytest.raises(ReferenceNotFound, match="no cost is called 'latency'"):
         solve(study, limits=half)

@@ -12,9 +12,12 @@ from typing import NoReturn, get_args, get_type_hints
 
 import numpy as np
 import pytest
+import torch
 
+from reverie.cli.loading import Loading, load_beside, load_network
 from reverie.cli.main import VERBS, main
 from reverie.core.errors import RangeError, ReverieError
+from reverie.zoo.networks import CifarVGG
 
 EVALUATE = ["evaluate", "zoo:fashion-vgg", "--test-set", "zoo:fashion-mnist"]
 URL = "http"
@@ -116,6 +119,23 @@ def test_whatever_other_code_prints_the_answer_is_one_object(
     assert "noise of some library" in err
 
 
+def test_a_broken_installation_is_told_and_exits_with_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> str:
+        raise ImportError("no onnxruntime")
+
+    monkeypatch.setattr(sys.modules["reverie.cli.verbs.doctor"], "_onnx_runtime", broken)
+    facts = {"processor": "abacus", "cores": 1, "memory_bytes": None, "system": "linux"}
+    monkeypatch.setattr("reverie.core.environment.machine", lambda: facts)
+    assert main(["doctor"]) == 1
+    printed = capsys.readouterr().out
+    assert "broken   ONNX Runtime: ImportError: no onnxruntime" in printed
+    assert "abacus, 1 core, linux" in printed
+    assert main(["doctor", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["checks"][1]["state"] == "broken"
+
+
 def test_a_package_is_found_where_the_command_is_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,6 +153,24 @@ def test_a_package_is_found_where_the_command_is_given(
     assert "they agree on 100.00%" in said
 
 
+def test_a_second_network_keeps_what_it_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    factory = "reverie.zoo.networks:CifarVGG(stages=[[4]],in_channels=1)"
+    body = CifarVGG(stages=[[4]], in_channels=1)
+    foreign = tmp_path / "foreign.pth"
+    torch.save({f"t{index}": tensor for index, tensor in enumerate(body.state_dict().values())}, foreign)
+    foreign.with_suffix(".json").write_text('{"mean": [0.25]}')
+    np.savez(tmp_path / "own.npz", images=np.zeros((3, 1, 28, 28), np.uint8), labels=np.array([0, 1, 2]))
+    words = ["evaluate", "zoo:fashion-vgg", "--test-set", str(tmp_path / "own.npz"), "--against"]
+    assert main([*words, f"{factory}@{foreign}", "--positional"]) == 0
+    assert main([*words, f"{factory}@{foreign}"]) == 2
+    assert "positional" in capsys.readouterr().err
+    first, asked = load_network("zoo:fashion-vgg"), Loading(mean=(0.9,), positional=True)
+    second = load_beside(f"{factory}@{foreign}", asked, image_shape=first.image_shape, first=first)
+    assert (second.image_shape, second.mean.item(), second.std.item()) == ((1, 28, 28), 0.25, first.std.item())
+    alone = load_beside(f"{factory}@{foreign}", Loading(std=(3.0,), positional=True), image_shape=(1, 28, 28))
+    assert (alone.mean.item(), alone.std.item()) == (0.25, 3.0)
+
+
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     out, err = capsys.readouterr()
@@ -142,7 +180,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_the_command_as_a_process() -> None:
     def run(*words: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "reverie.cli", *words]
+        command = [sys.executable, "-m", "reverie", *words]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     good, bad = run("doctor", "--json"), run("evaluate", "zoo:fashion-vgg")

@@ -1,10 +1,12 @@
 """The verb `prune`: what it writes, what it answers, what it refuses before anything is loaded."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
+from reverie.cli.loading import load_network
 from reverie.cli.main import main
 from reverie.compress.study import read_study
 from reverie.zoo.load import load
@@ -35,8 +37,28 @@ def test_a_network_is_pruned_written_and_read_again(words, tmp_path, capsys):
     assert again.widths == found["widths"]
     whole = CifarVGG(stages=[[32], [64]], in_channels=1, num_classes=4)
     assert weights(load(str(out)).body) < weights(whole)
-    assert main([*words, "--out", str(out)]) != 0
-    assert "is not empty" in capsys.readouterr().err
+    run = json.loads((out / "run.json").read_text())
+    assert (run["verb"], run["finished"], run["asked"]["model"]) == ("prune", True, FACTORY)
+    assert {name: found[name] for name in run["figures"]} == run["figures"]
+    assert {"shares", "latency", "attempts"} <= run["figures"].keys()
+    # Killed between two files: the same command ends it, and no other.
+    (out / "model.onnx").unlink()
+    assert main([*words, "--out", str(out)]) == 0
+    assert (out / "model.onnx").exists()
+    capsys.readouterr()
+    assert main([*words, "--rounds", "2", "--out", str(out)]) != 0
+    assert "holds another run: rounds 1 there and 2 here" in capsys.readouterr().err
+
+
+def test_a_network_that_does_not_say_how_it_is_built_leaves_what_can_be_read(words, tmp_path, monkeypatch):
+    def without_origin(*words):
+        network = load_network(*words)
+        network.origin = None
+        return network
+
+    monkeypatch.setattr(sys.modules["reverie.cli.verbs.prune"], "load_network", without_origin)
+    assert main([*words, "--out", str(tmp_path / "pruned")]) == 0
+    assert {"run.json", "study.json", "model.onnx"} == {one.name for one in (tmp_path / "pruned").glob("[!.]*")}
 
 
 def weights(network):

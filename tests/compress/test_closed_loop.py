@@ -128,6 +128,16 @@ def test_where_the_best_plans_leave_a_hole_under_the_budget_those_beside_them_ar
     )
     assert [turn.solution for turn in history] == pytest.approx([0.7, 0.688]), "the one of least loss that is near"
     assert chosen.measured == pytest.approx(1.01 * 0.688)
+    _, history = meet_budget(
+        solver_over([0.5, 0.66, 0.7, 0.8]),
+        exactly(lambda cost: 1.01 * cost),
+        budget=0.7,
+        first_limit=0.7,
+        beside=beside,
+        allowed=lambda cost: abs(cost - 0.688) > 1e-3,
+        tolerance=0.02,
+    )
+    assert history[1].solution == pytest.approx(0.686), "the next, where the best is not allowed"
 
 
 def test_infeasible_says_the_lowest_measured_cost():

@@ -10,15 +10,26 @@ import onnxruntime
 import pytest
 import torch
 
-from reverie.compress.compress import compress
+from reverie.compress.compress import _budget_notes, compress
+from reverie.compress.result import Measured, Row
+from reverie.core.budget import read_budgets
 from reverie.core.digest import sha256_tensors
-from reverie.core.errors import BudgetInfeasible, FolderInUse, RangeError, ReferenceNotFound, ShapeError
+from reverie.core.errors import (
+    BudgetInfeasible,
+    FolderInUse,
+    RangeError,
+    ReferenceNotFound,
+    ShapeError,
+    UnsupportedOp,
+)
 from reverie.core.network import ImageNetwork, Origin
 from reverie.core.source import Source, noise_source
+from reverie.cost.latency import LatencyTable
 from reverie.cost.onnx import export_onnx
 from reverie.zoo.load import load
 from reverie.zoo.networks import CifarResNet
 
+ROLES = ("compressed", "control")
 ARGUMENTS = {"blocks": 1, "widths": [16, 32], "in_channels": 1, "num_classes": 4}
 
 
@@ -60,7 +71,7 @@ def exported_once():
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("reverie.compress.compress", "reverie.compress.route"):
+        for name in ("reverie.compress.compress", "reverie.compress.limits", "reverie.compress.route"):
             patch.setattr(sys.modules[name], "export_onnx", export)
         yield
 
@@ -141,6 +152,37 @@ def test_a_latency_budget_is_met_when_measured():
     assert chosen
 
 
+def test_a_closing_measurement_above_the_budget_is_said_beside_that_of_the_plan():
+    # The teacher took 8 ms when the plan was chosen, and takes 10 at the end.
+    row = Row.of("latency", "ms", "", {"teacher": Measured(10.0), "compressed": Measured(4.4, relative=0.44)})
+    (note,) = _budget_notes(row, 0.49, read_budgets(latency="4ms"))
+    assert "44.0% of the teacher's latency, is above the budget of 4 ms; the plan measured 49.0%" in note
+    assert _budget_notes(row, 0.49, read_budgets(latency="4.5ms")) == ()
+
+
+def test_layer_times_are_read_from_the_table_that_is_given(tmp_path):
+    table = LatencyTable(tmp_path / "latency.json")
+    run = {"latency": "80%", "source": images(), "teach_steps": 2, "control": False, "threads": 1, "table": table}
+    first = compress(teacher(), **run, folder=tmp_path / "run")
+    assert not (tmp_path / "run" / "latency.json").exists()
+    timed = table.timed
+    assert timed > 0
+    assert compress(teacher(), **run, folder=tmp_path / "run").plan == first.plan
+    assert LatencyTable(tmp_path / "latency.json").timed == timed
+    with pytest.raises(RangeError, match=r"the latency table is of .* 1 threads.* threads=2"):
+        compress(teacher(), **{**run, "threads": 2})
+
+
+@pytest.mark.parametrize("name", ["noise", "my/images"])
+def test_stages_of_the_control_are_its_own_whatever_the_source_is_called(name, tmp_path):
+    source = Source(name, images(32).images)
+    compress(teacher(), macs="60%", source=source, folder=tmp_path, teach_steps=1, threads=1)
+    stages = {file.name for file in (tmp_path / "stages").iterdir()}
+    assert {"evidence-compressed.json", "evidence-control.json", "plan-control.json"} <= stages
+    values = [json.loads((tmp_path / "stages" / f"evidence-{role}.json").read_text())["value"] for role in ROLES]
+    assert values[0] != values[1]
+
+
 def test_several_budgets_hold_at_once_and_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = compress(teacher(), macs="70%", size="40%", source=images(), teach_steps=2, control=False, threads=1)
@@ -164,7 +206,9 @@ def test_an_unreachable_budget_says_the_cheapest_that_is_reachable():
         ({}, RangeError, "at least one budget"),
         ({"latency": "60"}, RangeError, "no unit"),
         ({"macs": "50%", "dreams": 3}, RangeError, "at least 64"),
-        ({"macs": "50%", "teach_steps": 0}, RangeError, "at least 1"),
+        ({"macs": "50%", "teach_steps": 0}, RangeError, "teach_steps must be at least 1"),
+        ({"macs": "50%", "dream_steps": 0}, RangeError, "dream_steps must be at least 1"),
+        ({"macs": "50%", "threads": 0}, RangeError, "threads must be at least 1"),
         ({"macs": "50%", "source": noise_source(count=8, image_shape=(3, 8, 8), seed=0)}, ShapeError, "3, 8, 8"),
         ({"macs": "50%", "test": images(8)}, ReferenceNotFound, "no labels"),
     ],
@@ -173,6 +217,16 @@ def test_bad_input_is_said_before_any_work(options, kind, words, tmp_path: Path)
     with pytest.raises(kind, match=words):
         compress(teacher(), folder=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_on_another_device_is_refused_with_what_to_do():
+    with pytest.raises(UnsupportedOp, match=r"is on meta.*\.cpu\(\)"):
+        compress(teacher().to("meta"), macs="50%", source=images())
+
+
+def test_the_least_number_of_dreams_is_asked_for_only_where_some_are_dreamed():
+    result = compress(teacher(), macs="60%", source=images(32), dreams=1, teach_steps=1, control=False, threads=1)
+    assert result.source.name == "images"
 
 
 def test_a_network_from_a_run_can_be_compressed_again(run, tmp_path):

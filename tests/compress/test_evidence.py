@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from reverie.compress.evidence import loss_change, reference_logits, taylor_scores
+from reverie.compress.evidence import loss_change, option_losses, reference_logits, taylor_scores
+from reverie.compress.sites import find_sites
+from reverie.core.errors import RangeError
 from reverie.core.network import ImageNetwork
 from reverie.core.source import Source, noise_source
 from reverie.graph import cut, masked, probe
@@ -114,3 +116,32 @@ def test_the_unchanged_network_has_no_loss_on_images_of_other_statistics():
     images = Source("bright", torch.randint(200, 256, (16, 1, 8, 8), dtype=torch.uint8))
     assert loss_change(predict(network, images), network, images).nats > 1e-3
     assert loss_change(reference_logits(network, images), network, images).nats == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"images": 0}, {"batch_size": 0}, {"probes": 0}])
+def test_a_score_of_nothing_is_refused(wrong):
+    network = linear_network()
+    with pytest.raises(RangeError, match=f"{next(iter(wrong))} must be at least 1"):
+        taylor_scores(network, probe(network.body, torch.zeros(1, 1, 8, 8)), source(), **wrong)
+
+
+class Root(nn.Module):
+    """Answers are square roots, which negative numbers do not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(1, 6, 3), nn.Linear(6, 4, bias=False)
+        with torch.no_grad():
+            self.conv.weight.zero_()
+            self.conv.bias.fill_(1.0)
+            self.linear.weight.fill_(-1.0)[:, 5] = 10.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.conv(x).mean((2, 3))).sqrt()
+
+
+def test_an_option_whose_answers_are_no_numbers_is_named():
+    network = ImageNetwork(Root(), image_shape=(1, 8, 8)).eval()
+    sites = find_sites(probe(network.body, torch.zeros(2, 1, 8, 8)), step=3)
+    with pytest.raises(RangeError, match="with 3 units left of conv, "):
+        option_losses(network, sites, {"conv": -torch.arange(6.0)}, source(4))

@@ -263,7 +263,8 @@ def test_queries_and_keys_have_gates_too():
 
 def test_gates_of_each_image_are_those_of_all_image_by_image(tiny):
     network, structure, source = tiny
-    together, alone, x = Gates(network.body, structure), ImageGates(network.body, structure), inputs(network, source)
+    together, alone = Gates(network.body, structure), ImageGates(network.body, structure, EXAMPLE)
+    x = inputs(network, source)
     assert alone.possible
     drawn = {name: torch.rand(one.shape) for name, one in alone.ones(len(x)).items()}
     expected = [together(x[at : at + 1], {name: one[at] for name, one in drawn.items()}) for at in range(len(x))]
@@ -326,3 +327,37 @@ def test_the_oracle_runs_networks_whole_that_write_over_their_results():
         for one in (body, plain)
     ]
     assert torch.equal(found[0].value, found[1].value)
+
+
+class Windowed(nn.Module):
+    """Attention within windows, as in Swin: its layers see (images * windows, tokens, channels)."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.inner, self.outer = nn.Conv2d(1, 6, 2, stride=2), nn.Linear(6, 8), nn.Linear(8, 6)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.patches(x).permute(0, 2, 3, 1)
+        windows = x.reshape(len(x), 2, 2, 2, 2, 6).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, 6)
+        windows = self.outer(self.inner(windows).relu())
+        back = windows.reshape(len(x), 2, 2, 2, 2, 6).permute(0, 1, 3, 2, 4, 5).reshape(len(x), 4, 4, 6)
+        return self.head(back.mean((1, 2)))
+
+
+def test_layers_that_see_windows_have_slopes_of_each_image_too():
+    torch.manual_seed(0)
+    network = ImageNetwork(Windowed(), image_shape=(1, 8, 8)).eval()
+    structure = probe(network.body, EXAMPLE)
+    source = tiny_source()
+    x = inputs(network, source)[:3]
+    _, slopes = LogitSlopes(network, structure)(x, lambda logits: torch.ones_like(logits)[..., None])
+    gates = Gates(network.body, structure)
+    for image in range(3):
+        ones = {name: gate.requires_grad_() for name, gate in gates.ones().items()}
+        wanted = torch.autograd.grad(gates(x[image : image + 1], ones).sum(), list(ones.values()))
+        for name, slope in zip(ones, wanted, strict=True):
+            assert torch.allclose(slopes[name][:, image, 0], slope, atol=1e-6)
+    assert "inner" in slopes
+    for kind in (partial(gate_scores, batch_size=1), second_order_scores, tangent_changes):
+        assert set(kind(network, structure, source)) == set(slopes)

@@ -1,15 +1,18 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from cases import wide_network
-from reverie.compress.evidence import loss_change, reference_logits
+from reverie.compress.evidence import loss_change, option_losses, reference_logits
 from reverie.compress.importance import gate_scores, magnitude_scores, reconstruction_scores
-from reverie.compress.prune import option_losses, prune
+from reverie.compress.latencies import macs_at
+from reverie.compress.prune import prune
 from reverie.compress.ridge import refit
 from reverie.compress.sites import find_sites
 from reverie.core.edit import replay
-from reverie.core.errors import BudgetInfeasible, RangeError, ShapeError
+from reverie.core.errors import BudgetInfeasible, RangeError, ShapeError, UnsupportedOp
 from reverie.core.network import ImageNetwork
 from reverie.core.source import noise_source
 from reverie.cost.count import count
@@ -82,6 +85,85 @@ def test_units_that_no_plain_product_reads_are_ranked_too(source):
     assert "0" in kept
 
 
+class Concatenated(nn.Module):
+    """A layer that reads two others side by side: three widths decide what it costs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(1, 16, 3), nn.Conv2d(1, 16, 3), nn.Conv2d(32, 16, 3)
+        self.linear = nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.linear(self.c(torch.cat([self.a(x).relu(), self.b(x).relu()], 1)).relu().mean((2, 3)))
+
+
+class InsideABlock(nn.Module):
+    """The same within a block that may be bypassed."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.block, self.linear = nn.Conv2d(1, 16, 3, padding=1), Parts(), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.linear(self.block(self.stem(x).relu()).relu().mean((2, 3)))
+
+
+class Parts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Conv2d(16, 8, 3, padding=1) for _ in range(3))
+        self.last = nn.Conv2d(24, 16, 3, padding=1)
+
+    def forward(self, x):
+        return x + self.last(torch.cat([part(x).relu() for part in self.parts], 1))
+
+
+@pytest.mark.parametrize("body", [Concatenated, InsideABlock])
+@pytest.mark.parametrize("share", [0.6, 0.4])
+def test_counted_budgets_are_met_where_many_widths_decide_what_a_layer_costs(body, share, source):
+    torch.manual_seed(0)
+    network = ImageNetwork(body(), image_shape=(1, 12, 12)).eval()
+    # Costs by the number of layers keep the plan away from what is widest.
+    found = prune(network, source, macs=f"{share:.0%}", size="90%", compensate=False, step=4)
+    counts = [count(one, torch.zeros(1, 1, 12, 12)) for one in (network, found.network)]
+    assert counts[1].macs <= share * counts[0].macs
+    assert counts[1].size_bytes <= 0.9 * counts[0].size_bytes
+    assert found.solution.shares["macs"] == pytest.approx(counts[1].macs / counts[0].macs)
+    assert found.solution.shares["size"] == pytest.approx(counts[1].size_bytes / counts[0].size_bytes)
+
+
+def test_counted_budgets_are_met_beside_a_latency_too(source, monkeypatch):
+    torch.manual_seed(0)
+    network = ImageNetwork(Concatenated(), image_shape=(1, 12, 12)).eval()
+    monkeypatch.setattr("reverie.compress.limits.export_onnx", lambda one: str(macs(one)).encode())
+    monkeypatch.setattr("reverie.compress.prune.measure_layers", lambda *_, **__: 0)
+    monkeypatch.setattr(
+        "reverie.compress.prune.cost_columns",
+        lambda *_: {"latency": lambda layer, i, o, g: float(i + o), "macs": macs_at},
+    )
+
+    def measure(models, image_shape, **_):
+        """As if time were the square root of the multiply-adds."""
+        shares = {name: (int(model) / macs(network)) ** 0.5 for name, model in models.items()}
+        return {name: Timing(one, one, one, one, one, one, 0.0001, 9) for name, one in shares.items()}
+
+    monkeypatch.setattr("reverie.compress.limits.measure_networks", measure)
+    found = prune(network, source, latency="90%", macs="40%", compensate=False, step=1)
+    assert macs(found.network) <= 0.4 * macs(network)
+    assert found.solution.shares["macs"] == pytest.approx(macs(found.network) / macs(network))
+    found = prune(network, source, latency="60%", macs="40%", compensate=False, step=1)
+    assert macs(found.network) <= 0.36 * macs(network)
+
+
+def test_a_counted_budget_that_no_plan_meets_says_the_cheapest_that_was_counted(source):
+    torch.manual_seed(0)
+    network = ImageNetwork(Concatenated(), image_shape=(1, 12, 12)).eval()
+    cheapest = prune(network, source, macs="30%", compensate=False, step=8)
+    with pytest.raises(BudgetInfeasible, match="cannot reach a budget of 20% for macs") as caught:
+        prune(network, source, macs="20%", compensate=False, step=8)
+    assert caught.value.cheapest == macs(cheapest.network), "multiply-adds of a network that exists"
+
+
 def test_any_importance_may_rank(network, source):
     found = prune(
         network,
@@ -108,18 +190,20 @@ def pretended(share):
 
 
 def test_a_plan_that_is_not_faster_is_refused(network, source, monkeypatch):
-    monkeypatch.setattr("reverie.compress.prune.export_onnx", lambda one: b"")
+    monkeypatch.setattr("reverie.compress.limits.export_onnx", lambda one: b"")
     monkeypatch.setattr("reverie.compress.prune.measure_layers", lambda *_, **__: 0)
     monkeypatch.setattr(
         "reverie.compress.prune.cost_columns", lambda *_: {"latency": lambda layer, i, o, g: float(i * o)}
     )
-    monkeypatch.setattr("reverie.compress.prune.measure_networks", pretended(0.95))
-    with pytest.raises(BudgetInfeasible, match=r"measures 0\.95"):
+    monkeypatch.setattr("reverie.compress.limits.measure_networks", pretended(0.95))
+    words = r"cannot reach a latency of 60%.*measures 95.0% of the given network's 1 ms, which is 0.95 ms. Raise"
+    with pytest.raises(BudgetInfeasible, match=words) as caught:
         prune(network, source, latency="60%", step=8)
-    monkeypatch.setattr("reverie.compress.prune.measure_networks", pretended(0.9999))
+    assert caught.value.cheapest == 0.95, "milliseconds"
+    monkeypatch.setattr("reverie.compress.limits.measure_networks", pretended(0.9999))
     with pytest.raises(BudgetInfeasible, match="is not faster"):
         prune(network, source, latency="1.2ms", step=8)
-    monkeypatch.setattr("reverie.compress.prune.measure_networks", pretended(0.59))
+    monkeypatch.setattr("reverie.compress.limits.measure_networks", pretended(0.59))
     found = prune(network, source, latency="60%", step=8, compensate=False)
     assert found.latency.ratio_median == 0.59
 
@@ -142,6 +226,19 @@ def test_rounds_rank_again_what_the_round_before_left(network, source):
     assert found.study.solve({"macs": 0.4}).plan == found.plan
     with pytest.raises(RangeError, match="rounds must be at least 1"):
         prune(network, source, macs="50%", rounds=0)
+
+
+def test_groups_that_a_round_left_whole_are_ranked_again_too(network, source):
+    turns = []
+
+    def of_this_turn(net, graph, _):
+        turns.append(net)
+        scores = magnitude_scores(net, graph)
+        return {name: replace(one, value=one.value + 100.0 * len(turns)) for name, one in scores.items()}
+
+    found = prune(network, source, macs="95%", rounds=2, importance=of_this_turn, compensate=False, step=4)
+    assert len(turns) == 2
+    assert all(max(scores) >= 200 for scores in found.study.scores.values())
 
 
 def test_options_around_a_plan_are_counted_from_it(network, source):
@@ -169,5 +266,9 @@ def test_what_is_wrong_is_named(network, source):
         prune(network, source)
     with pytest.raises(ShapeError, match="12"):
         prune(network, noise_source(count=4, image_shape=(1, 8, 8), seed=0), macs="50%")
-    with pytest.raises(BudgetInfeasible, match="cheapest plan"):
+    with pytest.raises(BudgetInfeasible, match=r"cannot reach a budget of 1% for macs.*Raise the budget"):
         prune(network, source, macs="1%", step=4)
+    with pytest.raises(UnsupportedOp, match=r"is on meta.*\.cpu\(\)"):
+        prune(wide_network().to("meta"), source, macs="50%")
+    with pytest.raises(RangeError, match="at least 2 images"):
+        prune(network, noise_source(count=1, image_shape=(1, 12, 12), seed=0), macs="50%", step=4)

@@ -129,6 +129,16 @@ def test_the_last_unit_of_a_group_stays_and_bad_batches_do_not_count():
         silenced.take()
 
 
+def test_silent_units_rank_below_all_that_speak():
+    body, structure, *_ = prepared()
+    silenced = Silenced(body, structure, score=gate_score)
+    name = structure.free[0].name
+    silenced.silence({name: [0]})
+    scores = torch.arange(silenced.counts[name] + 1.0) - 100.0
+    silenced.keep_best({name: 2}, {name: scores})
+    assert silenced.counts[name] == 2
+
+
 @pytest.mark.parametrize("solver", ["halp", "exact"])
 def test_halp_meets_its_share(solver):
     body, structure, images, labels = prepared()

@@ -102,3 +102,11 @@ def test_a_ridge_of_zero_is_refused():
     structure = probe(network.body, torch.zeros(2, *SHAPE))
     with pytest.raises(RangeError, match="ridge must be above 0"):
         reconstruction_scores(network, structure, SOURCE, ridge=0.0)
+
+
+def test_every_image_counts_alike_however_batches_fall():
+    network = linear()
+    structure = probe(network.body, torch.zeros(2, *SHAPE))
+    source = noise_source(count=65, image_shape=SHAPE, seed=0)
+    short = reconstruction_scores(network, structure, source, batch_size=64)["1"].value
+    assert torch.allclose(short, reconstruction_scores(network, structure, source, batch_size=65)["1"].value)

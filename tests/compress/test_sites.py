@@ -4,12 +4,13 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
 from reverie.compress.allocator import allocate
 from reverie.compress.latencies import bytes_at, layer_shape, macs_at
-from reverie.compress.plan import Plan
-from reverie.compress.route import apply_plan
+from reverie.compress.plan import Plan, apply_plan
 from reverie.compress.sites import build_problem, find_sites
+from reverie.core.errors import RangeError
 from reverie.core.network import ImageNetwork
 from reverie.cost.count import count
 from reverie.graph import probe
@@ -91,6 +92,45 @@ def test_a_bypassed_block_costs_nothing_and_its_groups_go_together():
     widths = {site: options[0] for site, options in sites.widths.items()}
     bypassed = cost_of(problem, widths | {"layer1.0.conv1": 0})["macs"]
     assert problem.whole("macs") - bypassed == inside
+
+
+class ReadTogether(nn.Module):
+    """A block whose last layer reads several groups, all of which a bypass takes along."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.linear = nn.Conv2d(1, 8, 3, padding=1), Around(), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.block(self.stem(x).relu()).relu().mean((2, 3)))
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts, self.last = nn.ModuleList(nn.Conv2d(8, 4, 3, padding=1) for _ in range(3)), nn.Conv2d(12, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.last(torch.cat([part(x).relu() for part in self.parts], 1))
+
+
+def test_a_bypass_takes_a_layer_of_many_widths_away_once():
+    structure = probe(ReadTogether().eval(), torch.zeros(2, 1, 12, 12))
+    sites = find_sites(structure, step=4)
+    inner = [site for site in sites.widths if site in sites.branch_of]
+    assert len(inner) == 3
+    problem = build_problem(sites, {}, {"macs": macs_at})
+    widths = {site: options[0] for site, options in sites.widths.items()}
+    bypassed = cost_of(problem, widths | dict.fromkeys(inner, 0))["macs"]
+    taken = sum(layer.macs for layer in structure.layers if layer.name not in ("stem", "linear"))
+    assert problem.whole("macs") - bypassed == taken
+
+
+@pytest.mark.parametrize("wrong", [{"step": 0}, {"step": 4, "least": 0}])
+def test_widths_of_no_step_are_refused(wrong):
+    structure = probe(vgg().body, torch.zeros(1, 1, 12, 12))
+    with pytest.raises(RangeError, match="must be at least 1, got 0"):
+        find_sites(structure, **wrong)
 
 
 def test_a_plan_keeps_the_units_of_highest_score_in_order():

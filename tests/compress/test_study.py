@@ -106,10 +106,14 @@ def test_what_cannot_be_had_is_named(study, tmp_path):
         study.solve({"latency": 0.5})
     with pytest.raises(RangeError, match="above 0"):
         study.solve({"macs": 0.0})
+    with pytest.raises(ReferenceNotFound, match="'latency' cannot be spent without a limit; limits are on macs"):
+        study.solve({"macs": 0.5}, spend="latency")
     with pytest.raises(BudgetInfeasible, match=r"cheapest plan takes \d") as caught:
         study.solve({"macs": 0.01})
     assert study.solve({"macs": caught.value.cheapest * 1.001}).shares["macs"] == pytest.approx(caught.value.cheapest)
-    for content in ("[]", "{}", json.dumps({**study.to_json(), "format": 9})):
+    unpaired = study.to_json()
+    unpaired["blueprint"]["layers"][0]["incoming"]["terms"] = [[[]]]
+    for content in ("[]", "{}", json.dumps({**study.to_json(), "format": 9}), json.dumps(unpaired)):
         (tmp_path / "broken.json").write_text(content)
         with pytest.raises(CorruptFile, match="broken"):
             read_study(tmp_path / "broken.json")
@@ -194,3 +198,29 @@ def test_a_network_in_which_nothing_can_be_decided_has_one_plan(study):
     assert nothing.solve({"macs": 1.0}).shares == {"macs": 1.0}
     with pytest.raises(BudgetInfeasible, match="cheapest plan takes 100"):
         nothing.solve({"macs": 0.9})
+
+
+def test_a_loss_of_two_sites_together_is_saved(study, tmp_path):
+    first = study.problem.pairs[0]
+    shape = [len(study.problem.widths[site]) for site in (first.site_a, first.site_b)]
+    pair = replace(first, loss=np.arange(float(np.prod(shape))).reshape(shape))
+    together = replace(study, problem=replace(study.problem, pairs=(pair, *study.problem.pairs[1:])))
+    together.save(tmp_path / "study.json")
+    read = read_study(tmp_path / "study.json")
+    assert np.array_equal(read.problem.pairs[0].loss, pair.loss)
+    assert read.solve({"macs": 0.5}).loss == together.solve({"macs": 0.5}).loss
+
+
+def test_a_plan_that_counts_more_than_its_sum_is_solved_again(study):
+    def counted(plan):
+        """As if half of all that is saved came back."""
+        asked.append(plan)
+        (share,) = [one for one in sums if one[0] == plan.digest()][:1]
+        return {"macs": share[1] + 0.5 * (1 - share[1])}
+
+    asked = []
+    sums = [(one.plan.digest(), one.shares["macs"]) for one in study.frontier("macs", np.linspace(0.05, 1, 400))]
+    found = study.solve({"macs": 0.7}, counted=counted)
+    assert 0.6 < found.shares["macs"] <= 0.7
+    assert 1 < len(asked) < 10
+    assert found.shares["size"] < 1, "what is not counted is as it was"

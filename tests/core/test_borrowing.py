@@ -141,3 +141,22 @@ def test_a_layer_without_input_is_named() -> None:
 def test_no_layer_matches(small_net: nn.Module) -> None:
     with pytest.raises(ReferenceNotFound, match=r"no layer matches LSTM; Sequential is made of AdaptiveAvgPool2d"):
         select_layers(small_net, nn.LSTM)
+    with pytest.raises(ReferenceNotFound, match=r"no layer is named; .*made of AdaptiveAvgPool2d"):
+        select_layers(small_net, [])
+    with pytest.raises(ReferenceNotFound, match="no layer matches the predicate; Sequential is made of"):
+        select_layers(small_net, lambda name, _: name == "99")
+
+
+def test_kinds_and_names_come_in_any_collection_and_may_be_mixed(small_net: nn.Module) -> None:
+    convolutions = list(select_layers(small_net, nn.Conv2d))
+    assert list(select_layers(small_net, [nn.Conv2d])) == convolutions
+    assert list(select_layers(small_net, (nn.Conv2d, "5"))) == [*convolutions, "5"]
+    with pytest.raises(ReferenceNotFound, match="Sequential has no layer 'fc'"):
+        select_layers(small_net, (nn.Conv2d, "fc"))
+
+
+def test_a_module_of_two_names_is_found_by_both() -> None:
+    shared = nn.Linear(2, 2)
+    model = nn.ModuleDict({"first": shared, "second": shared})
+    assert list(select_layers(model, ["second"])) == ["second"]
+    assert list(select_layers(model, nn.Linear)) == ["first"]

@@ -66,7 +66,28 @@ def test_a_budget_reads_what_it_prints(quantity: Quantity, relative: bool, numbe
     budget = Budget(quantity, number / 100 if relative else number * 1000, relative)
     again = Budget.parse(str(budget), quantity)
     assert again.relative == relative
-    assert again.value == pytest.approx(budget.value, rel=1e-3)
+    assert again.value == pytest.approx(budget.value, rel=1e-14)
+
+
+def test_budgets_that_differ_print_otherwise() -> None:
+    assert str(Budget("size", 1234567, relative=False)) == "1.234567 MB"
+    assert str(Budget("latency", 0.12345, relative=True)) == "12.345%"
+    assert str(Budget("latency", 0.07, relative=True)) == "7%"
+
+
+@pytest.mark.parametrize(
+    ("value", "relative", "message"),
+    [
+        (60, True, r"a relative latency budget is a share in \(0, 1\], got 60"),
+        (0.0, True, r"share in \(0, 1\], got 0"),
+        (-4.0, False, r"a latency budget is above 0, got -4"),
+        (float("inf"), False, "above 0, got inf"),
+        (float("nan"), False, "above 0, got nan"),
+    ],
+)
+def test_a_budget_is_in_its_range(value: float, relative: bool, message: str) -> None:
+    with pytest.raises(RangeError, match=message):
+        Budget("latency", value, relative)
 
 
 def test_budgets_are_read_together() -> None:
@@ -77,3 +98,7 @@ def test_budgets_are_read_together() -> None:
     }
     with pytest.raises(RangeError, match="at least one budget"):
         read_budgets()
+    with pytest.raises(RangeError, match=r"latency=0\.6 has no unit\. Write 60% or 4ms, as text"):
+        read_budgets(latency=0.6)  # type: ignore[arg-type]  what people write
+    with pytest.raises(RangeError, match=r"latency was given a budget for the size, 1 MB\. Give size=\.\.\."):
+        read_budgets(latency=Budget.parse("1MB", "size"))

@@ -4,8 +4,10 @@ import hashlib
 
 import pytest
 import torch
+from torch import nn
 
-from reverie.core.digest import sha256_json, sha256_tensors
+from reverie.core.digest import sha256_json, sha256_network, sha256_tensors
+from reverie.core.network import ImageNetwork
 
 BASE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2])}
 
@@ -46,3 +48,13 @@ def test_scalars_and_empty_tensors() -> None:
 def test_settings_have_a_digest_whatever_the_order_of_their_keys() -> None:
     assert sha256_json({"b": 2, "a": 1}) == hashlib.sha256(b'{"a": 1, "b": 2}').hexdigest()
     assert sha256_json({"a": 1, "b": 2}) != sha256_json({"a": 1, "b": 3})
+
+
+def test_networks_of_other_preprocessing_or_statistics_are_other_networks() -> None:
+    body = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    half, third = (ImageNetwork(body, image_shape=(1, 2, 2), mean=[mean]) for mean in (0.5, 0.3))
+    assert sha256_network(half) == sha256_network(ImageNetwork(body, image_shape=(1, 2, 2), mean=[0.5]))
+    assert sha256_network(half) != sha256_network(third)
+    before = sha256_network(half)
+    body[1].get_buffer("running_mean").add_(1)
+    assert sha256_network(half) != before

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 
 from reverie.core import environment
 from reverie.core.environment import commit, machine, versions
@@ -27,6 +28,44 @@ def test_the_machine() -> None:
     assert facts["processor"]
     assert 1 <= facts["cores"] <= (os.cpu_count() or 1)
     assert facts["memory_bytes"] > 2**28
+
+
+def test_the_graphics_processor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert torch.cuda.is_available() or machine()["gpu"] is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Fast 9000")
+    assert machine()["gpu"] == "Fast 9000"
+
+
+X86 = "processor\t: 0\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\nmodel name\t: AMD EPYC\n"
+ARM = "".join(f"processor\t: {core}\nCPU implementer\t: 0x41\nCPU part\t: {{}}\n\n" for core in range(4))
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"/proc/cpuinfo": X86}, "AMD EPYC"),
+        (
+            {
+                "/proc/cpuinfo": ARM.format(*["0xd08"] * 4),
+                "/proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.4\0",
+            },
+            "Raspberry Pi 4 Model B Rev 1.4, implementer 0x41, part 0xd08",
+        ),
+        ({"/proc/cpuinfo": ARM.format("0xd03", "0xd03", "0xd09", "0xd09")}, "implementer 0x41, part 0xd03 0xd09"),
+        ({}, platform.processor() or platform.machine()),
+    ],
+)
+def test_every_processor_has_its_own_name(files: dict[str, str], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_text", lambda path: files.get(path, ""))
+    assert environment.processor() == name
+
+
+def test_apple_processors_have_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_text", lambda _: "")
+    monkeypatch.setattr(platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(environment, "_said", lambda *words: f"Apple M1 by {words[-1]}")
+    assert environment.processor() == "Apple M1 by machdep.cpu.brand_string"
 
 
 def test_versions() -> None:
@@ -63,6 +102,9 @@ def test_the_commit_says_whether_files_differ(tmp_path: Path, monkeypatch: pytes
     assert commit() == head
     module.write_text("changed")
     assert commit() == f"{head}+changes"
+    said = environment._said
+    monkeypatch.setattr(environment, "_said", lambda *words: None if "status" in words else said(*words))
+    assert commit() == f"{head}+unknown"
 
 
 def test_without_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,3 +98,11 @@ def test_an_origin_builds_the_architecture() -> None:
 def test_an_origin_that_builds_nothing_is_named(factory: str, message: str) -> None:
     with pytest.raises(ReferenceNotFound, match=message):
         build_origin(Origin(factory, {}))
+
+
+def test_preprocessing_lies_where_the_network_lies() -> None:
+    with torch.device("meta"):
+        elsewhere = nn.Linear(4, 2)
+    wrapped = as_network(elsewhere, (1, 2, 2))
+    assert {wrapped.mean.device.type, wrapped.std.device.type} == {"meta"}
+    assert not wrapped.state_dict().keys() & {"mean", "std"}

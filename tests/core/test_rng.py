@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverie.core.rng import derive_seed, generator, preserved_rng
+from reverie.core.rng import derive_seed, generator, preserved_rng, seed_global
 
 places = st.tuples(st.integers(0, 2**40), st.lists(st.text(max_size=4) | st.integers(-9, 9), max_size=4).map(tuple))
 
@@ -62,3 +62,20 @@ def test_the_global_state_is_put_back(failure: type[BaseException] | None) -> No
     except (RuntimeError, KeyboardInterrupt):
         pass
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeding_touches_nothing_that_is_not_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", told.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    before = torch.get_rng_state()
+    with preserved_rng():
+        seed_global(5)
+        drawn = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(5)))
+    assert not told
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with torch.random.fork_rng(devices=()):
+        seed_global(5)
+    assert told == [5]

@@ -98,6 +98,44 @@ def test_damaged_files_are_said_to_be_damaged(tmp_path):
         pass
 
 
+def test_a_run_of_another_format_is_refused(tmp_path):
+    with open_run(tmp_path, verb="compress", config={}):
+        pass
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(record | {"format": 2}))
+    with (
+        pytest.raises(CorruptFile, match=r"run\.json has format 2; this version reads format 1"),
+        open_run(tmp_path, verb="compress", config={}),
+    ):
+        pass
+
+
+def test_a_run_that_was_killed_at_its_first_moment_is_entered_again(tmp_path):
+    (tmp_path / ".lock").write_text("7")
+    (tmp_path / ".run.json.a1b2.part").write_text('{"format"')
+    with open_run(tmp_path, verb="compress", config={}):
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == [".lock", "run.json"]
+
+
+def test_a_config_is_what_json_makes_of_it(tmp_path):
+    for _ in range(2):
+        with open_run(tmp_path, verb="compress", config={"layers": ("first", "last"), "at": {1: 2.0}}):
+            pass
+
+
+def test_time_of_what_fails_counts_and_damaged_time_is_said_to_be_damaged(tmp_path):
+    with open_run(tmp_path, verb="compress", config={}) as run, pytest.raises(ZeroDivisionError):
+        run.timed("teaching", lambda: 1 / 0)
+    assert json.loads((tmp_path / "stages/teaching.json").read_text())["seconds"] == run.seconds["teaching"] > 0
+    for damaged in ([1], {}, {"seconds": "long"}):
+        (tmp_path / "stages/teaching.json").write_text(json.dumps(damaged))
+        with (
+            open_run(tmp_path, verb="compress", config={}) as run,
+            pytest.raises(CorruptFile, match=r"teaching\.json is not a stage of a run"),
+        ):
+            run.timed("teaching", lambda: None)
+
+
 def test_time_adds_up_over_runs(tmp_path):
     for _ in range(2):
         with open_run(tmp_path, verb="compress", config={}) as run:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from reverie.core.errors import CorruptFile, MissingExtra, ReferenceNotFound, ShapeError
+from reverie.core.errors import CorruptFile, MissingExtra, RangeError, ReferenceNotFound, ShapeError
 from reverie.core.network import ImageNetwork
+from reverie.cost import layer_graph, torch_backend
 from reverie.cost.backends import BACKENDS, backend_of
 from reverie.cost.latency import LatencyTable, measure_networks
 from reverie.cost.layer_graph import LayerShape
@@ -61,6 +62,14 @@ def test_layers_are_timed_and_kept_apart_by_runtime(backend, tmp_path):
         LatencyTable(tmp_path / "latency.json", threads=7).milliseconds(CONV)
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "torch"])
+def test_a_runtime_has_a_thread(name):
+    if name == "openvino":
+        pytest.importorskip("openvino")
+    with pytest.raises(RangeError, match="threads must be at least 1, got 0"):
+        backend_of(name, threads=0)
+
+
 def test_every_environment_says_runtime_threads_and_processor():
     made = [backend_of(name, threads=2) for name in ("onnxruntime", "torch")]
     assert len({one.environment for one in made}) == 2
@@ -75,6 +84,7 @@ def test_every_environment_says_runtime_threads_and_processor():
         CONV,
         replace(CONV, adds=True, stride=(2, 2)),
         LayerShape("depthwise", 8, 16, (3, 3), (1, 1), (1, 1), (1, 1), groups=8, input_size=(5, 5)),
+        LayerShape("transposed", 8, 6, (3, 3), (2, 2), (1, 1), (1, 1), 2, (5, 4), adds=True, output_padding=(1, 0)),
         LayerShape("linear", 12, 20, activation="gelu"),
         LayerShape("linear", 12, 20, input_size=(7,), adds=True),
     ],
@@ -86,6 +96,10 @@ def test_a_layer_of_torch_has_the_shape_it_is_asked_for(shape):
     expected = (1, *sides, shape.out_channels) if shape.kind == "linear" else (1, shape.out_channels, *sides)
     assert found.shape == expected
     assert layers.weight.shape[0] == 2
+
+
+def test_torch_knows_every_activation_that_a_layer_may_have():
+    assert torch_backend.ACTIVATIONS.keys() == layer_graph.ACTIVATIONS.keys()
 
 
 @pytest.mark.nightly

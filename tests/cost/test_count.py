@@ -72,6 +72,28 @@ def test_the_model_is_left_as_it_was(broken):
     assert torch.equal(state, torch.random.get_rng_state())
 
 
+class Caching(nn.Module):
+    """Keeps its grid, as detectors keep their anchors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.grid = nn.Conv2d(3, 2, 1), None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.grid is None:
+            self.grid = torch.arange(x.shape[-1], dtype=x.dtype)
+        return self.layer(x) + self.grid
+
+
+def test_a_network_that_keeps_a_tensor_keeps_none_of_the_count():
+    net = Caching()
+    assert count(net, torch.zeros(1, 3, 4, 4)).macs == 96
+    assert net.grid is None
+    net(torch.zeros(1, 3, 4, 4))
+    assert count(net, torch.zeros(1, 3, 4, 4)).macs == 96
+    assert type(net.grid) is torch.Tensor
+
+
 def test_an_empty_example_is_refused():
     with pytest.raises(ShapeError, match="at least one image"):
         count(nn.Linear(3, 1), torch.zeros(0, 3))

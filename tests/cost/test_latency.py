@@ -1,16 +1,18 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from reverie.core.errors import CorruptFile, ReferenceNotFound
+from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound
 from reverie.core.network import ImageNetwork
 from reverie.cost.latency import LatencyTable, measure_networks, read_summaries, read_table
 from reverie.cost.layer_graph import LayerShape
 from reverie.cost.onnx import export_onnx
+from reverie.cost.torch_backend import Torch
 
 CONV = LayerShape("conv", 16, 16, (3, 3), (1, 1), (1, 1), (1, 1), input_size=(14, 14), activation="relu")
 
@@ -115,12 +117,48 @@ def test_events_end_at_the_total(synthetic):
     assert [event.step for event in events] == sorted(event.step for event in events)
 
 
-@pytest.mark.parametrize("content", ["[]", '{"format": 99, "tables": {}}', "{"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        '{"format": 99, "tables": {}}',
+        "{",
+        '{"format": 1, "tables": {"a phone": []}}',
+        '{"format": 1, "tables": {"a phone": {"yardstick_ms": 1.0}}}',
+        '{"format": 1, "tables": {"a phone": {"layers": {}}}}',
+        '{"format": 1, "tables": {"a phone": {"yardstick_ms": "1", "layers": {}}}}',
+        '{"format": 1, "tables": {"a phone": {"yardstick_ms": 1.0, "layers": {"linear 1->1": {"ratio": 1.0}}}}}',
+        '{"format": 1, "tables": {"a phone": {"yardstick_ms": 1.0, "layers": {"linear 1->1": 1.0}}}}',
+    ],
+)
 def test_a_damaged_file_is_named(tmp_path, content):
     path = tmp_path / "latency.json"
     path.write_text(content)
-    with pytest.raises(CorruptFile, match=r"latency\.json"):
-        LatencyTable(path)
+    for read in (LatencyTable, read_summaries, lambda path: read_table(path, "a phone")):
+        with pytest.raises(CorruptFile, match=r"latency\.json is no latency table|latency\.json is not JSON"):
+            read(path)
+
+
+def test_the_cost_of_a_call_is_no_layer(tmp_path, synthetic):
+    path = tmp_path / "latency.json"
+    table = LatencyTable(path)
+    table.measure([CONV])
+    assert table.overhead() < 1
+    assert table.timed == LatencyTable(path).timed == 1
+    assert [(one.layers, one.measured) for one in read_summaries(path)] == [(1, 1)]
+
+
+def test_threads_are_those_of_onnx_runtime_and_counted_from_1(exported):
+    networks = {"teacher": exported[1]}
+    for made in (partial(LatencyTable, threads=2), partial(measure_networks, networks, (1, 16, 16), threads=2)):
+        with pytest.raises(RangeError, match=r"threads=2 are those of ONNX Runtime.*the backend torch has its own"):
+            made(backend=Torch())
+    for wrong in (partial(LatencyTable, threads=0), partial(measure_networks, networks, (1, 16, 16), threads=0)):
+        with pytest.raises(RangeError, match="threads must be at least 1, got 0"):
+            wrong()
+    with pytest.raises(RangeError, match="batch must be at least 1, got 0"):
+        measure_networks(networks, (1, 16, 16), batch=0)
+    assert LatencyTable().environment == LatencyTable(threads=1).environment
 
 
 def test_measured_layers_are_ordered_as_their_work_is():
@@ -131,10 +169,6 @@ def test_measured_layers_are_ordered_as_their_work_is():
     assert 5 < table.milliseconds(large) / table.milliseconds(small) < 30
     assert table.milliseconds(replace(large, adds=True)) == pytest.approx(table.milliseconds(large), rel=0.3)
     assert all(table.latency(shape).measured for shape in (small, large))
-
-
-def test_the_width_step_is_a_power_of_two():
-    assert LatencyTable().width_step() in (1, 2, 4, 8, 16, 32)
 
 
 @pytest.fixture(scope="module")

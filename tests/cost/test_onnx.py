@@ -91,6 +91,15 @@ def test_values_that_are_not_finite_fail_the_check(exported):
         check_onnx(model, network, torch.full((2, 1, 8, 8), torch.nan))
 
 
+def test_a_file_of_one_batch_size_fails_the_check(exported):
+    network, model = exported
+    fixed = onnx.load_from_string(model)
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    with pytest.raises(VerificationFailed, match=r"does not run 1 images \(.*Export it with a free batch"):
+        check_onnx(fixed.SerializeToString(), network, torch.rand(4, 1, 8, 8))
+
+
 def test_a_file_that_is_no_model_is_corrupt(exported):
     with pytest.raises(CorruptFile, match="Export it again"):
         session(exported[1][:500])

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -121,3 +123,16 @@ def test_wrong_input_is_named():
         interleave({"a": spin(1)}, reference="teacher")
     with pytest.raises(RangeError, match="at least 9"):
         interleave({"a": spin(1)}, reference="a", rounds=5)
+
+
+def test_the_interval_of_a_median_is_as_sure_as_it_says():
+    """That a value lies below the median is a coin's toss, so how many do is binomial."""
+
+    def confidence(n: int) -> float:
+        width = round(2 * median_error(np.arange(float(n))))
+        low = (n - 1 - width) // 2
+        return sum(math.comb(n, below) for below in range(low + 1, low + width + 1)) / 2**n
+
+    sure = {n: confidence(n) for n in range(9, 400)}
+    assert (min(sure, key=sure.get), max(sure, key=sure.get)) == (21, 10)
+    assert (sure[21], sure[10]) == (pytest.approx(0.922, abs=5e-4), pytest.approx(0.979, abs=5e-4))

@@ -53,6 +53,30 @@ def test_each_block_learns_as_if_it_were_alone() -> None:
     assert [one.layer for one in together] == ["2", "0", "2"]
 
 
+def test_a_block_that_draws_learns_as_if_it_were_alone() -> None:
+    def drawing(seed: int) -> nn.Module:
+        return nn.Sequential(nn.Dropout(0.5), conv(seed))
+
+    (alone,) = run(Candidate("2", drawing(1)))
+    together = run(Candidate("2", drawing(2)), Candidate("2", drawing(1)))
+    assert torch.equal(alone.block.get_parameter("1.weight"), together[1].block.get_parameter("1.weight"))
+
+
+def test_a_layer_that_returns_no_single_tensor_is_refused_by_name() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.MultiheadAttention(4, 1, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = x.flatten(2).mT.expand(-1, -1, 4)
+            found: Tensor = self.inner(rows, rows, rows)[0]
+            return found.mean(1)
+
+    with pytest.raises(ShapeError, match="'inner' returns tuple, not one tensor"):
+        distill_blocks(Attention(), [Candidate("inner", conv(1))], source(), steps=1, batch_size=16)
+
+
 def test_candidates_are_copied() -> None:
     block = conv(1)
     before = block.weight.detach().clone()

@@ -236,6 +236,12 @@ def test_boxes_are_compared_in_a_layer_and_nothing_behind_it_is_computed() -> No
         taught(classifier(), "body.7")
 
 
+def test_a_detector_of_no_size_is_refused() -> None:
+    for changed, said in (({"size": 100}, "a multiple of 16 pixels, got 100"), ({"classes": 0}, "classes must be at")):
+        with pytest.raises(RangeError, match=said):
+            SmallDetector(**{"classes": 3, **changed})
+
+
 def test_a_detector_of_other_classes_or_images_is_refused() -> None:
     scenes = make_scenes(squares(), count=4, seed=0, size=48, sides=(12, 22))
     with pytest.raises(ShapeError, match="classifier names 5 classes and the detector 3"):

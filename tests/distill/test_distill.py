@@ -231,7 +231,9 @@ def test_checkpoint_of_another_run_is_refused_and_damage_is_named(tmp_path: Path
             run(**{"checkpoint": path, "steps": 4, **changes})
     with pytest.raises(FolderInUse, match="another distillation"):
         distill(small(8, 1), small(8, 3), source(), steps=4, batch_size=16, learning_rate=0.05, checkpoint=path)
-    for teacher, images in ((small(8, 4), source()), (small(8, 1), source(201))):
+    other = small(8, 1)
+    other.mean.add_(0.1)
+    for teacher, images in ((small(8, 4), source()), (small(8, 1), source(201)), (other, source())):
         with pytest.raises(FolderInUse, match="another distillation"):
             distill(teacher, small(8, 2), images, steps=4, batch_size=16, learning_rate=0.05, checkpoint=path)
     content = path.read_bytes()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reverie.core.errors import CorruptFile, FolderInUse, RangeError, ShapeError
 from reverie.core.events import Event
+from reverie.core.network import ImageNetwork
 from reverie.core.source import Source
 from reverie.dream import Term, View, class_term, dream
 from reverie.dream.adaptive import Adapted, adaptive_dreams
@@ -198,7 +199,7 @@ def test_folders_of_other_loops(small_net: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "student-0.safetensors").write_bytes(b"no tensors, but more than eight bytes")
     with pytest.raises(CorruptFile, match=r"student-0\.safetensors is not the student of this loop"):
         adapted(small_net, tmp_path)
-    for wrong in ({"counts": []}, {"weight": -1.0}):
+    for wrong in ({"counts": []}, {"weight": -1.0}, {"weight": math.nan}):
         with pytest.raises(RangeError, match="at least one count and a weight of at least 0"):
             adapted(small_net, None, **wrong)
 
@@ -211,6 +212,17 @@ def test_a_student_of_other_classes_is_refused_before_anything_is_dreamed(small_
     assert not dreamed
 
 
+def test_images_of_another_size_than_the_networks_are_meant_for(small_net: nn.Module) -> None:
+    student = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 4))
+    teacher, pupil = (ImageNetwork(one, image_shape=(3, 8, 8)) for one in (small_net, student))
+    asked = {"counts": [3, 2], "image_shape": (3, 6, 6), "steps": 1, "teach": lambda student, *_: student}
+    found = adaptive_dreams(teacher, pupil, **asked)  # type: ignore[arg-type]
+    assert found.pool.images.shape[1:] == (3, 6, 6)
+    fixed = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    with pytest.raises(ShapeError, match="Sequential cannot take images of 3 channels, 6 by 6 pixels"):
+        adaptive_dreams(teacher, fixed, **asked)  # type: ignore[arg-type]
+
+
 def test_a_pool_holds_nothing_twice(small_net: nn.Module) -> None:
     bank = dream(small_net, count=5, image_shape=(3, 8, 8), steps=1)
     other = dream(small_net, count=3, image_shape=(3, 8, 8), steps=1, seed=1)
@@ -218,6 +230,9 @@ def test_a_pool_holds_nothing_twice(small_net: nn.Module) -> None:
     assert torch.equal(pool.images, torch.cat([bank.images, other.images]))
     with pytest.raises(RangeError, match="at least one bank"):
         join_banks([])
+    smaller = dream(small_net, count=2, image_shape=(3, 6, 6), steps=1)
+    with pytest.raises(ShapeError, match=r"images \(3, 6, 6\).*cannot join .*images \(3, 8, 8\)"):
+        join_banks([bank, smaller])
 
 
 def test_replay_gives_every_class_and_the_hardest_their_share() -> None:

@@ -103,7 +103,7 @@ def test_a_transformer_dreams_with_unlike_patches() -> None:
         term=class_term() + 0.1 * patch_similarity_term(),
         taps=attention_layers,
     )
-    assert bank.config["taps"] == "attention_layers"
+    assert bank.config["taps"] == "reverie.dream.patches.attention_layers"
     assert "bandwidth" in bank.config["term"][1]["loss"]
 
 
@@ -237,6 +237,7 @@ def test_clouds_have_unit_variance_in_any_dimension(shape: tuple[int, ...]) -> N
     ("head", "targets", "error", "message"),
     [
         (single_label(), torch.zeros(3, 2), ShapeError, "must name one class for each of 3 images"),
+        (multi_label(), torch.zeros(2, 5), ShapeError, r"hold one target for each of 3 images, got shape \(2, 5\)"),
         (single_label(), torch.tensor([0, 1, 9]), RangeError, r"must lie in 0\.\.4, got 0\.\.9"),
         (multi_label(), torch.zeros(3), ShapeError, r"labels \(n, k\) of 0 and 1; the network answers \(3, 5\)"),
         (multi_label(), torch.full((3, 5), 0.5), RangeError, "labels must be 0 or 1"),

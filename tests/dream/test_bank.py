@@ -215,3 +215,17 @@ def test_a_bank_that_cannot_be(small_net: nn.Module) -> None:
         Bank(bank.images, bank.labels, logits, bank.seeds, bank.config).verify()
     with pytest.raises(VerificationFailed, match=r"outside 0\.\.3"):
         Bank(bank.images, bank.labels + 4, bank.logits, bank.seeds, bank.config).verify()
+    # Integers that are no classes: labels of 0 and 1 for one logit, a map, and a vector to match.
+    for targets in (torch.ones(2, 1, dtype=torch.int64), torch.full((2, 3), 7)):
+        Bank(bank.images[:2], targets, targets.float(), bank.seeds[:2], bank.config).verify()
+    with pytest.raises(VerificationFailed, match=r"outside 0\.\.2"):
+        Bank(bank.images[:1], torch.full((1, 5), 3), torch.zeros(1, 3, 5), bank.seeds[:1], bank.config).verify()
+
+
+def test_a_manifest_without_a_digest(small_net: nn.Module, tmp_path: Path) -> None:
+    asked(small_net, tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["shards"][0]["sha256"]
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CorruptFile, match=r"is damaged \(KeyError: 'sha256'\)"):
+        Bank.load(tmp_path)

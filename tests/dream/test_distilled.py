@@ -90,6 +90,34 @@ def test_a_data_set_of_one_image_per_class_and_batch(small_net: nn.Module) -> No
         data_set(small_net, per_class=0)
 
 
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"views": 0}, RangeError, "views must be at least 1, got 0"),
+        ({"smallest": 0.0}, RangeError, r"smallest must lie in \(0, 1\], got 0\.0"),
+        ({"smallest": 1.5}, RangeError, r"smallest must lie in \(0, 1\], got 1\.5"),
+        ({"image_shape": (3, 8)}, ShapeError, "cannot take images of 3 channels, 8 pixels"),
+        ({"image_shape": (3, 0, 8)}, ShapeError, "image_shape must be"),
+    ],
+)
+def test_a_data_set_that_cannot_be(
+    small_net: nn.Module, changed: dict[str, object], error: type[Exception], message: str
+) -> None:
+    dreamed: list[Event] = []
+    with pytest.raises(error, match=message):
+        data_set(small_net, on_event=dreamed.append, **changed)
+    assert dreamed == []
+
+
+def test_a_curriculum_that_cannot_be() -> None:
+    with pytest.raises(RangeError, match="steps must be at least 1, got 0"):
+        CurriculumCrop(0)
+    with pytest.raises(RangeError, match=r"share must lie in \(0, 1\], got 0"):
+        CurriculumCrop(5, share=0)
+    with pytest.raises(RangeError, match=r"smallest must lie in \(0, 1\], got nan"):
+        RandomCrop(float("nan"))
+
+
 def test_labels_are_the_answers_to_the_views(small_net: nn.Module) -> None:
     bank, labels = data_set(small_net)
     small_net.eval()
@@ -101,6 +129,8 @@ def test_labels_are_the_answers_to_the_views(small_net: nn.Module) -> None:
     assert torch.equal(soft_labels(small_net, bank, views=2, smallest=0.25, batch_size=1).boxes, labels.boxes)
     with pytest.raises(ShapeError, match="stored for 12 images, got 3"):
         next(labels.epochs(bank.images[:3], batch_size=1, seed=0))
+    with pytest.raises(RangeError, match="batch_size must be at least 1, got 0"):
+        next(labels.epochs(bank.images, batch_size=0, seed=0))
     with pytest.raises(RangeError, match="views must be at least 1, got 0"):
         soft_labels(small_net, bank, views=0)
 
@@ -137,6 +167,23 @@ def test_a_folder_of_images(small_net: nn.Module, tmp_path: Path) -> None:
     assert torch.equal(SoftLabels.load(folder / "soft_labels.safetensors").logits, labels.logits)
     with pytest.raises(FolderInUse, match="is not empty"):
         export_folder(bank, folder)
+
+
+@pytest.mark.parametrize(
+    ("class_names", "folders"),
+    [
+        (["crane", "crane", "dog"], ["0000", "0001", "0003", "dog"]),
+        (["a/b", "a-b", "..", ""], ["0000", "0001", "0002", "0003"]),
+        (["0003", "b", "."], ["0000", "0002", "0003", "b"]),
+        (["0000", "b", "c", "d", "e"], ["0000", "b", "c", "d"]),
+    ],
+)
+def test_every_class_has_a_folder_of_its_own(tmp_path: Path, class_names: list[str], folders: list[str]) -> None:
+    images = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+    bank = Bank(images, torch.arange(4), torch.zeros(4, 4), torch.arange(4), {})
+    folder = export_folder(bank, tmp_path / "out", class_names=class_names)
+    assert sorted(entry.name for entry in folder.iterdir()) == folders
+    assert len(list(tmp_path.rglob("*.png"))) == len(list(folder.glob("*/*.png"))) == 4
 
 
 def test_tar_shards_hold_samples_by_name(small_net: nn.Module, tmp_path: Path) -> None:

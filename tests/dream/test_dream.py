@@ -12,12 +12,15 @@ from reverie.core.events import Event
 from reverie.core.network import ImageNetwork
 from reverie.dream import (
     BatchNormStatistics,
+    CurriculumCrop,
+    Stage,
     balanced_targets,
     class_term,
     default_term,
     dream,
     total_variation_term,
 )
+from reverie.dream.running import running_statistics_term
 from traces import changes, global_trace, model_trace
 
 SHAPE = (3, 8, 8)
@@ -191,3 +194,37 @@ def test_dreams_are_recognized_by_another_network() -> None:
     assert recognized > 0.8
     assert chance < 0.5
     assert len({image.numpy().tobytes() for image in bank.images}) == 64
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        {"term": default_term() + 5.0 * running_statistics_term(), "steps": 4},
+        {"augment": CurriculumCrop(4), "steps": 4},
+        {"stages": [Stage(4, augment=CurriculumCrop(4))]},
+    ],
+    ids=["term", "augment", "stages"],
+)
+def test_what_remembers_begins_each_batch_anew(small_net: nn.Module, tmp_path: Path, one: dict[str, object]) -> None:
+    """A batch becomes the same whoever dreamed the ones before: this process, another, or one that was killed."""
+    asked = {"count": 6, "batch_size": 2, "image_shape": SHAPE, **one}
+    whole = dream(small_net, **asked)
+
+    def stop(event: Event) -> None:
+        if event.figures:
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            dream(small_net, **asked, path=tmp_path, on_event=stop)
+    assert torch.equal(dream(small_net, **asked, path=tmp_path).images, whole.images)
+    assert torch.equal(dream(small_net, **asked).images, whole.images)
+
+
+def test_taps_are_told_alike_in_every_process(small_net: nn.Module) -> None:
+    asked = {**QUICK, "steps": 1, "count": 1}
+    several = (["body.2", "body.1"], {"body.1", "body.2"}, ("body.1", nn.ReLU))
+    told = [dream(small_net, **asked, taps=taps).config["taps"] for taps in several]
+    assert told[:2] == ["{'body.1', 'body.2'}"] * 2
+    assert told[2] == "{'body.1', torch.nn.modules.activation.ReLU}"
+    assert dream(small_net, **asked, taps=nn.ReLU).config["taps"] == "torch.nn.modules.activation.ReLU"

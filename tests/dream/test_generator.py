@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from reverie.core.errors import CorruptFile, FolderInUse, RangeError, ShapeError
+from reverie.core.errors import CorruptFile, FolderInUse, RangeError, ShapeError, StatisticsMissing
 from reverie.core.events import Event
-from reverie.dream import Bank, Moments, View, class_term
-from reverie.dream.generator import ConditionalGenerator, generate
+from reverie.core.network import ImageNetwork
+from reverie.dream import Bank, BatchNormStatistics, Moments, View, class_term
+from reverie.dream.generator import ConditionalGenerator, generate, load_generator
 from reverie.dream.running import running_statistics_term
 
 SHAPE = (3, 8, 8)
@@ -58,6 +59,32 @@ def test_a_folder_without_its_generator(small_net: nn.Module, tmp_path: Path) ->
         made(small_net, tmp_path)
 
 
+def test_a_generator_that_was_cut_off(small_net: nn.Module, tmp_path: Path) -> None:
+    def stop(event: Event) -> None:
+        if event.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        made(small_net, tmp_path, on_event=stop)
+    (kept,) = tmp_path.glob(".generator-*")
+    kept.write_bytes(kept.read_bytes()[:100])
+    for again in (lambda: made(small_net, tmp_path), lambda: load_generator(tmp_path)):
+        with pytest.raises(CorruptFile, match=r"generator-00001\.safetensors is no generator"):
+            again()
+
+
+def test_one_process_at_a_time(small_net: nn.Module, tmp_path: Path) -> None:
+    def again(event: Event) -> None:
+        if event.step == 5:
+            with pytest.raises(FolderInUse, match="another process is writing to it"):
+                made(small_net, tmp_path)
+
+    first = made(small_net, tmp_path, on_event=again)
+    assert torch.equal(made(small_net, tmp_path).images, first.images)
+    assert first.teacher_sha256 == Bank.load(tmp_path).teacher_sha256
+    assert [entry.name for entry in tmp_path.glob("*.claim")] == []
+
+
 def test_practice_helps() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
@@ -70,10 +97,22 @@ def test_numbers_and_networks_out_of_range(small_net: nn.Module) -> None:
     for name in ("count", "warm_up", "steps", "batch_size"):
         with pytest.raises(RangeError, match=f"{name} must be at least 1, got 0"):
             made(small_net, **{name: 0})
-    with pytest.raises(RangeError, match=r"targets must name a class in 0\.\.3"):
+    with pytest.raises(RangeError, match=r"targets must lie in 0\.\.3, got 9\.\.9"):
         made(small_net, targets=[9] * 11)
-    with pytest.raises(ShapeError, match="returns no logits"):
+    with pytest.raises(RangeError, match=r"targets must lie in 0\.\.3, got 0\.5"):
+        made(small_net, targets=torch.full((11,), 0.5))
+    with pytest.raises(ShapeError, match="for each of 11 images"):
+        made(small_net, targets=[1, 2])
+    with pytest.raises(ShapeError, match="need logits"):
         made(nn.BatchNorm2d(3))
+    wrapped = ImageNetwork(small_net, image_shape=SHAPE)
+    with pytest.raises(ShapeError, match="images of 1 channels, the network takes 3"):
+        made(wrapped, image_shape=(1, 8, 8))
+    sized = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    with pytest.raises(ShapeError, match="cannot take images of 3 channels, 9 by 9 pixels"):
+        made(sized, image_shape=(3, 9, 9))
+    with pytest.raises(StatisticsMissing, match="statistics from batch normalization were asked for"):
+        made(sized, statistics=BatchNormStatistics())
     with pytest.raises(ShapeError, match=r"draws images \(c, h, w\)"):
         made(small_net, image_shape=(3, 8))
     assert ConditionalGenerator(classes=2, image_shape=(2, 7, 9))(torch.zeros(1, 66)).shape == (1, 2, 7, 9)

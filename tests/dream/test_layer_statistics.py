@@ -165,8 +165,13 @@ def test_the_choice_names_its_source() -> None:
     folded = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
     assert is_folded(folded)
     assert not is_folded(Tokens())
-    assert choose_statistics(folded, image_shape=SHAPE).origin.endswith("is folded into its convolutions")
+    assert choose_statistics(folded, image_shape=SHAPE).origin.endswith(
+        "is folded into its convolutions, or was never there"
+    )
+    assert not is_folded(nn.Sequential(*folded, nn.BatchNorm3d(4)))
     assert list(statistics_layers(folded)) == ["0", "2"]
+    instance = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True))
+    assert choose_statistics(instance, image_shape=SHAPE).origin == "self-calibrated on 256 dead leaves"
     nothing = nn.Flatten()
     chosen = choose_statistics(nothing, image_shape=SHAPE)
     assert isinstance(chosen, NoStatistics)

@@ -14,6 +14,7 @@ from reverie.core.errors import Diverged, RangeError
 from reverie.core.events import Event
 from reverie.core.rng import generator
 from reverie.dream import (
+    CodesCanvas,
     Part,
     PixelCanvas,
     ShiftAndFlip,
@@ -164,3 +165,22 @@ def test_numbers_that_run_away_are_an_error(trained: nn.Module) -> None:
 def test_numbers_out_of_range(trained: nn.Module, changed: dict[str, float]) -> None:
     with pytest.raises(RangeError, match="must be"):
         run(trained, **changed)
+
+
+def test_an_empty_term_is_refused(small_net: nn.Module) -> None:
+    with pytest.raises(RangeError, match="the term is empty"):
+        run(small_net, term=0.0 * class_term())
+
+
+def test_the_normalization_of_a_generator_is_not_the_networks(small_net: nn.Module) -> None:
+    layers = nn.Linear(2, 192), nn.BatchNorm1d(192), nn.Sigmoid(), nn.Unflatten(1, (3, 8, 8))
+    canvas = CodesCanvas(nn.Sequential(*layers), torch.rand(6, 2))
+    names: list[list[str]] = []
+
+    def look(view: View) -> Tensor:
+        names.append([one.name for one in view.moments])
+        return view.images.mean()
+
+    run_on = {"targets": TARGETS, "steps": 2, "augment": ShiftAndFlip(1), "seed": 0}
+    optimize(small_net, canvas, term=Term((Part("look", 1.0, look),)), **run_on)  # type: ignore[arg-type]
+    assert names == [["1"], ["1"]]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from reverie.core.describe import describe
+from reverie.core.digest import sha256_network
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError, StatisticsMissing
 from reverie.core.network import ImageNetwork
 from reverie.dream import (
@@ -24,7 +25,6 @@ from reverie.dream import (
     embedding,
     published_recipe,
     random_targets,
-    teacher_sha256,
     white_noise,
 )
 from reverie.dream.layer_statistics import Statistics
@@ -119,7 +119,7 @@ def test_the_answer_of_a_layer_is_matched(small_net: nn.Module) -> None:
     assert float(near) > 0.95 > float(far)
     assert bank.config["layer"] == "body.2"
     assert bank.config["targets"]["shape"] == [4, 6, 8, 8]
-    assert teacher_sha256(answering(network, "body.2")) == teacher_sha256(network)
+    assert sha256_network(answering(network, "body.2")) == sha256_network(network)
     with pytest.raises(ReferenceNotFound, match=r"has no layer 'body\.9'\. Did you mean body\.\d"):
         dream(network, count=1, layer="body.9")
 

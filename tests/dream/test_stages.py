@@ -100,6 +100,7 @@ def test_halves_share_the_steps() -> None:
         ([Stage(0)], "a stage needs steps >= 1"),
         ([Stage(1, 0.0), Stage(1)], "a stage needs steps >= 1, a share"),
         ([Stage(1, learning_rate=0.0)], "a learning_rate above 0"),
+        ([Stage(1), Stage(1, unseen_only=True), Stage(1)], r"would change the images that Stage.* kept\. Put"),
     ],
 )
 def test_stages_that_cannot_be(stages: list[Stage], message: str) -> None:

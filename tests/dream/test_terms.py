@@ -61,6 +61,16 @@ def test_norm_and_variation_by_hand() -> None:
     assert total_variation_term(power=3.0)(view(stripes)).item() == pytest.approx(0.125)
 
 
+def test_images_one_pixel_wide_have_no_steps_across() -> None:
+    column = torch.tensor([[[[0.0], [1.0], [0.0]]]]).requires_grad_()
+    for power in (1.0, 2.0, 3.0):
+        value = total_variation_term(power=power)(view(column))
+        (gradient,) = torch.autograd.grad(value, column)
+        assert value.item() == 1.0
+        assert gradient.flatten().tolist() == [-power / 2, power, -power / 2]
+        assert total_variation_term(power=power)(view(torch.rand(2, 3, 1, 1))).item() == 0.0
+
+
 def test_statistics_by_hand() -> None:
     perfect = seen([3.0, 4.0], [7.0, 24.0])
     # Mean off by (0, sqrt(31)), variance by (3, 4): 1 + 5/25.
@@ -69,6 +79,9 @@ def test_statistics_by_hand() -> None:
     assert statistics_term()(view(moments=(off,))).item() == pytest.approx(1.2)
     assert statistics_term()(view(moments=(off, perfect, perfect))).item() == pytest.approx(0.4)
     assert statistics_term(first_weight=2.0)(view(moments=(off, perfect, perfect))).item() == pytest.approx(0.6)
+    assert statistics_term(first_weight=0.0)(view(moments=(perfect, off))).item() == pytest.approx(1.2)
+    with pytest.raises(StatisticsMissing, match="first_weight=0 leaves nothing to match"):
+        statistics_term(first_weight=0.0)(view(moments=(off,)))
 
 
 def test_statistics_do_not_depend_on_scale() -> None:

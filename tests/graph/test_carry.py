@@ -71,6 +71,41 @@ def test_options_groups_and_missing_modules():
         cut_optimizer(found, net, small, record)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda given: torch.optim.Adafactor(given), "optimizer's '(row|col)_var' of 0.weight is neither of its shape"),
+        (lambda given: torch.optim.LBFGS(given, max_iter=2), "of 0.weight is neither of its shape nor one number"),
+    ],
+    ids=["Adafactor", "LBFGS"],
+)
+def test_state_of_another_shape_is_refused(make, message):
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    optimizer = make(net.parameters())
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = net(torch.ones(4, 6)).square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    small, record = cut(net, probe(net, torch.zeros(1, 6)), {"0": [0, 3]})
+    with pytest.raises(UnsupportedOp, match=message):
+        cut_optimizer(optimizer, net, small, record)
+
+
+def test_state_of_a_parameter_that_is_held_no_more_is_left_out():
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    head = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD([*net.parameters(), *head.parameters()], lr=0.1, momentum=0.9)
+    head(net(torch.ones(1, 6))).sum().backward()
+    optimizer.step()
+    optimizer.param_groups[0]["params"] = list(net.parameters())
+    small, record = cut(net, probe(net, torch.zeros(1, 6)), {"0": [0, 3]})
+    assert set(cut_optimizer(optimizer, net, small, record).state) == set(small.parameters())
+
+
 def test_state_follows_what_is_scaled():
     net = nn.Linear(2, 2, bias=False)
     optimizer = torch.optim.Adam(net.parameters())

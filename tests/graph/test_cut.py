@@ -11,7 +11,7 @@ from reverie.core.edit import Record, replay
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
 from reverie.graph import bypass, cut, masked, probe
 from reverie.zoo.networks import CifarResNet
-from traces import model_trace
+from traces import fingerprint, model_trace
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -97,6 +97,16 @@ def test_tied_weights_are_cut_under_every_name():
     wanted = masked(net, structure, {structure.free[0].name: [0, 1, 4]})
     x = torch.randn(4, 3)
     torch.testing.assert_close(small(x), wanted(x))
+
+
+@pytest.mark.parametrize("edit", [cut, masked], ids=["cut", "masked"])
+def test_units_to_keep_may_be_a_tensor(net, structure, edit):
+    kept = torch.tensor([1.0, 9.0, 3.0, 0.0, 7.0, 5.0]).topk(4).indices
+    found, wanted = (edit(net, structure, {"conv1": one}) for one in (kept, kept.tolist()))
+    if edit is cut:
+        assert found[1] == wanted[1]
+        found, wanted = found[0], wanted[0]
+    assert fingerprint(found) == fingerprint(wanted)
 
 
 @pytest.mark.parametrize(

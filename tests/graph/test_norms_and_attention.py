@@ -235,6 +235,12 @@ def test_limits_are_data_and_cut_obeys_them():
         structure.constraining(multiple=0)
 
 
+def test_a_limit_adds_to_those_that_are_there():
+    structure = probe(lively(nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 3))), TOKENS)
+    assert structure.constraining(multiple=6).constraining(minimum=8, multiple=4).group("0").counts == (24, 12)
+    assert structure.constraining(minimum=8, multiple=6).constraining(multiple=4).group("0").counts == (24, 12)
+
+
 class TwoInputs(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,7 @@
 """What probing finds on networks whose structure can be worked out by hand."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -113,7 +115,7 @@ def test_layers_of_a_resnet_are_described():
     by_name = {layer.name: layer for layer in layers}
     assert [layer.name for layer in layers][:3] == ["conv1", "layer1.0.conv1", "layer1.0.conv2"]
     first = by_name["layer2.0.conv1"]
-    assert (first.kind, first.in_group, first.out_group) == ("conv", "conv1", "layer2.0.conv1")
+    assert (first.kind, first.incoming.group, first.out_group) == ("conv", "conv1", "layer2.0.conv1")
     assert (first.in_channels, first.out_channels, first.groups) == (6, 8, 1)
     assert (first.kernel, first.stride, first.padding, first.dilation) == ((3, 3), (2, 2), (1, 1), (1, 1))
     assert (first.input_size, first.output_size) == ((8, 8), (4, 4))
@@ -126,7 +128,7 @@ def test_layers_of_a_resnet_are_described():
 
 def test_widths_follow_the_groups_that_decide_them():
     by_name = {layer.name: layer for layer in probe(Dense(), images()).layers}
-    assert by_name["third"].in_group is None
+    assert by_name["third"].incoming.group is None
     assert by_name["third"].incoming.groups == ("first", "second")
     assert by_name["third"].widths({"first": 3, "second": 1}) == (4, 8, 1)
     assert by_name["head"].widths({"third": 2}) == ((4 + 6 + 2) * 16, 5, 1)
@@ -143,7 +145,7 @@ def test_a_depthwise_layer_is_called_so():
 
 def test_macs_of_a_transposed_convolution():
     layer = probe(nn.ConvTranspose2d(3, 4, 2, stride=2), images(5)).layers[0]
-    assert layer.macs == 3 * 4 * 2 * 2 * 5 * 5
+    assert (layer.kind, layer.macs) == ("transposed", 3 * 4 * 2 * 2 * 5 * 5)
 
 
 def test_blocks_that_keep_their_shape_may_be_bypassed():
@@ -177,6 +179,47 @@ class ReluAfterAnything(nn.Module):
 def test_a_block_that_changes_its_input_is_no_branch(block):
     net = nn.Sequential(nn.Conv2d(3, 6, 1), block, nn.Conv2d(6, 4, 1))
     assert probe(net, images()).branches == ()
+
+
+class _Inner(nn.Module):
+    """x + branch, which takes and returns what real blocks do."""
+
+    def __init__(self, wrapped: bool):
+        super().__init__()
+        self.conv, self.wrapped = nn.Conv2d(4, 4, 1), wrapped
+
+    def forward(self, x: Tensor | tuple[Tensor], mask: Tensor | None = None) -> Tensor | tuple[Tensor]:
+        x = x[0] if isinstance(x, tuple) else x
+        y = x + self.conv(x)
+        return (y,) if self.wrapped else y
+
+
+class _Calling(nn.Module):
+    def __init__(self, call: Callable[[nn.Module, Tensor], Tensor], wrapped: bool = False):
+        super().__init__()
+        self.first, self.block, self.last, self.call = nn.Conv2d(3, 4, 1), _Inner(wrapped), nn.Conv2d(4, 2, 1), call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.call(self.block, self.first(x)))
+
+
+@pytest.mark.parametrize(
+    ("call", "wrapped"),
+    [
+        (lambda block, h: block(x=h), False),
+        (lambda block, h: block(h, None), False),
+        (lambda block, h: block(h, mask=None), False),
+        (lambda block, h: block((h,)), False),
+        (lambda block, h: block(h)[0], True),
+    ],
+    ids=["by name", "two arguments", "an option", "a tuple given", "a tuple returned"],
+)
+def test_a_block_that_the_identity_cannot_stand_in_for_is_no_branch(call, wrapped):
+    assert probe(_Calling(call, wrapped), images()).branches == ()
+
+
+def test_the_same_block_called_with_one_tensor_is_a_branch():
+    assert [branch.module for branch in probe(_Calling(lambda block, h: block(h)), images()).branches] == ["block"]
 
 
 def test_the_same_block_behind_a_relu_is_a_branch():

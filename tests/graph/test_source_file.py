@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from graph.networks import CASES, example, lively, some_kept
 from reverie.core.edit import Record
-from reverie.core.errors import RangeError, UnsupportedOp, VerificationFailed
+from reverie.core.errors import RangeError, ShapeError, UnsupportedOp, VerificationFailed
 from reverie.graph import probe
 from reverie.graph.oracle import surviving
 from reverie.graph.source_file import as_source, loose_structure, save_source
@@ -102,7 +102,9 @@ with torch.no_grad():
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path)
     with torch.no_grad():
         assert torch.equal(load_file(tmp_path / "answer.safetensors")["y"], source.build()(batch))
-    said = json.loads((tmp_path / "record.json").read_text())
+    # Not the record of a network that `reverie.load` builds: that file has another name.
+    assert not (tmp_path / "record.json").exists()
+    said = json.loads((tmp_path / "network.json").read_text())
     assert said["source"]["file"] == "network.py"
     assert "states widths as numbers" in said["source"]["why"]
     assert said["source"]["largest_difference"] <= 1e-5
@@ -171,6 +173,11 @@ def test_a_wrong_result_is_not_handed_over(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(source_file, "write_forward", lambda *_: stops)
     with pytest.raises(VerificationFailed, match="the result does not run"):
         as_source(net, batch, {})
+
+
+def test_an_argument_without_a_batch_is_refused():
+    with pytest.raises(ShapeError, match=r"the example has shape \(\).*its first dimension the batch"):
+        as_source(Counting(), (torch.randn(2, 3), torch.tensor(0.5)), {"first": [0]})
 
 
 def test_frozen_groups_stay_whole():

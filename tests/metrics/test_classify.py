@@ -98,6 +98,16 @@ def test_newcombe_interval_shrinks_with_correlation_less_half_an_image() -> None
     assert seen.high == pytest.approx(0.05 + math.sqrt(above @ form @ above), abs=1e-12)
 
 
+def test_newcombe_interval_of_equal_answers_is_not_a_point() -> None:
+    # 3 of 4 right, the same 3: phi = (3 * 1 - 4 / 2) / 3. 54 of 54: one Wilson end, z^2 / (54 + z^2).
+    few, all_right = paired_difference(*flags(3, 0, 0, 1)), paired_difference(*flags(54, 0, 0, 0))
+    below, above = 0.75 - 0.300642, 0.954413 - 0.75
+    half = math.sqrt(below**2 - 2 / 3 * below * above + above**2)
+    assert (few.difference, few.p_value) == (0.0, 1.0)
+    assert (few.low, few.high) == pytest.approx((-half, half), abs=1e-6)
+    assert (all_right.low, all_right.high) == pytest.approx((-0.066414, 0.066414), abs=1e-6)
+
+
 def test_paired_difference_is_antisymmetric_and_holds_its_value() -> None:
     a, b = flags(9000, 150, 80, 770)
     ab, ba = paired_difference(a, b), paired_difference(b, a)

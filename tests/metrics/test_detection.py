@@ -42,6 +42,11 @@ def test_what_is_missed_has_no_precision() -> None:
     assert half((found((FAR, 0.9)), truth(A))) == 0.0
 
 
+def test_an_overlap_of_exactly_the_threshold_is_enough() -> None:
+    seen, wanted = found(([0.0, 0.0, 7.0, 1.0], 0.9)), truth([0.0, 0.0, 10.0, 1.0])
+    assert average_precision([seen], [wanted], thresholds=(0.7,)) == 1.0
+
+
 def test_a_truth_is_found_once() -> None:
     twice = found((A, 0.9), (A, 0.8), (B, 0.7))
     assert half((twice, truth(A, B))) == pytest.approx((51 + 50 * 2 / 3) / 101)

@@ -107,6 +107,25 @@ def test_features_are_what_the_last_layer_reads() -> None:
         features(TwoLayers(), Source("x", images), batch_size=0)
 
 
+class Shared(nn.Module):
+    """One activation that runs twice, one layer that never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.flat, self.last = nn.ReLU(), nn.Flatten(), nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.flat(self.act(self.act(x)))
+
+
+def test_features_are_one_row_for_every_image() -> None:
+    source = Source("x", torch.zeros(3, 2, 1, 2, dtype=torch.uint8))
+    with pytest.raises(ShapeError, match="layer 'act' of Shared read 6 rows for 3 images"):
+        layer_features(Shared(), source, ["act"])
+    with pytest.raises(ShapeError, match="layer 'last' of Shared read 0 rows for 3 images"):
+        features(Shared(), source)
+
+
 def points(*vectors: tuple[int, int]) -> Tensor:
     return torch.tensor(vectors, dtype=torch.uint8).view(len(vectors), 2, 1, 1)
 
@@ -133,8 +152,13 @@ def test_diversity_is_the_plain_double_sum() -> None:
     images = torch.randint(0, 256, (7, 2, 3, 4), generator=rng, dtype=torch.uint8)
     unit = images.float() / images.float().norm(dim=1, keepdim=True)
     pairs = [(unit[i] - unit[j]).square().sum(0).mean() for i in range(7) for j in range(7) if i != j]
-    found = within_class_diversity(TwoLayers(), Source("x", images, torch.zeros(7, dtype=torch.int64)), ["first"])
+    source = Source("x", images, torch.zeros(7, dtype=torch.int64))
+    found = within_class_diversity(TwoLayers(), source, ["first"])
     assert found == pytest.approx(float(torch.stack(pairs).mean()), rel=1e-5)
+    # A vector is a map of one position.
+    small = Source("x", images[..., :1, :1], source.labels)
+    vectors = nn.Sequential(nn.Flatten(), nn.Identity())
+    assert within_class_diversity(vectors, small, ["1"]) == within_class_diversity(nn.Identity(), small, [""])
 
 
 def test_coverage_by_hand() -> None:
@@ -162,5 +186,9 @@ def test_moments_fit_their_own_images_and_no_others() -> None:
     darker = Source("darker", source.images // 2)
     assert moment_fit(network, darker).mean_error > 0.5
     assert moment_fit(network, darker).log_variance_error > 1.0
+    with pytest.raises(RangeError, match="batch_size must be at least 1, got 0"):
+        moment_fit(network, source, batch_size=0)
+    with pytest.raises(StatisticsMissing, match="no layer with stored moments"):
+        moment_fit(nn.InstanceNorm2d(2, track_running_stats=True), source)
     with pytest.raises(StatisticsMissing, match="no layer with stored moments"):
         moment_fit(nn.Flatten(), source)

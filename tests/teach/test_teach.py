@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from reverie.teach.routes import Route
 from reverie.zoo.load import load
 from reverie.zoo.networks import CifarResNet
 
+GIVEN: dict[str, Any] = {"teach_steps": 10, "batch_size": 16, "learning_rate": 0.02}
 ARGUMENTS = {"blocks": 1, "widths": [6, 8, 8], "in_channels": 1, "num_classes": 4}
 
 
@@ -36,8 +38,8 @@ def source(count: int = 96) -> Source:
 
 
 def run(**changes: object) -> Taught:
-    given: dict[str, object] = {"source": source(), "teach_steps": 10, "batch_size": 16, "learning_rate": 0.02}
-    return teach(network(0), [network(1), network(2)], **{**given, **changes})  # type: ignore[arg-type]
+    given = {**GIVEN, "source": source(), **changes}
+    return teach(network(0), [network(1), network(2)], **given)  # type: ignore[arg-type]
 
 
 def test_the_table_has_every_kind_of_lessons_and_says_what_the_last_step_reached() -> None:
@@ -79,6 +81,10 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_student(tmp_path: Path) -> 
     }
     with pytest.raises(FolderInUse, match="another run: seed 0 there and 1 here"):
         run(control=False, folder=tmp_path / "run", seed=1)
+    other = network(0)
+    other.mean.add_(0.1)
+    with pytest.raises(FolderInUse, match="another run: other weights"):
+        teach(other, [network(1), network(2)], **GIVEN, source=source(), control=False, folder=tmp_path / "run")
 
 
 @pytest.mark.parametrize("route", [pixel_route, generator_route, adaptive_route])
@@ -102,7 +108,9 @@ def test_what_does_not_fit_is_refused_before_any_work() -> None:
     with pytest.raises(RangeError, match="no student"):
         teach(network(0), [])
     with pytest.raises(RangeError, match="at least 64"):
-        run(dreams=3)
+        run(source=None, dreams=3)
+    with pytest.raises(RangeError, match="dream_steps must be at least 1, got 0"):
+        run(source=None, dream_steps=0)
     told: list[Event] = []
     with pytest.raises(RangeError, match="learning_rate > 0, got learning_rate = 0"):
         run(source=None, learning_rate=0.0, on_event=told.append)
@@ -110,6 +118,10 @@ def test_what_does_not_fit_is_refused_before_any_work() -> None:
     other = ImageNetwork(nn.Flatten(), image_shape=(1, 9, 9))
     with pytest.raises(ShapeError, match=r"teacher takes images \(1, 8, 8\) and the student \(1, 9, 9\)"):
         teach(network(0), [other])
+    fewer = ImageNetwork(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), image_shape=IMAGE_SHAPE)
+    with pytest.raises(ShapeError, match="student answers for 3 classes and the teacher for 4"):
+        teach(network(0), [network(1), fewer], on_event=told.append)
+    assert not told
     with pytest.raises(ShapeError, match=r"\(n, 1, 8, 8\)"):
         run(source=noise_source(count=80, image_shape=(1, 9, 9), seed=0))
     with pytest.raises(ReferenceNotFound, match="no labels"):

@@ -94,6 +94,9 @@ def number():
     return 3
 def fails(x):
     return torch.nn.Linear(2, 2)
+class Noisy(torch.nn.Module):
+    def forward(self, x):
+        return (x + torch.rand_like(x)).flatten(1)
 network = torch.nn.Linear(2, 2)
 """
 
@@ -110,6 +113,16 @@ def test_a_factory_that_brings_its_preprocessing(tmp_path: Path, monkeypatch: py
         load("wrapping_module_of_a_user:fails@initial", **STATED)
     with pytest.raises(ReferenceNotFound, match="has a Linear of that name: 'network'"):
         load("wrapping_module_of_a_user:network@initial", **STATED)
+
+
+def test_a_network_that_draws_numbers_is_loaded_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "noisy_module_of_a_user.py").write_text(USER_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = torch.get_rng_state()
+    load("noisy_module_of_a_user:Noisy@initial", **STATED)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from reverie.core.errors import (
     ReverieError,
     UntrustedFile,
     VerificationFailed,
+    WeightsMismatch,
 )
 from reverie.core.network import ImageNetwork, Origin
 from reverie.zoo.load import load
@@ -83,6 +84,15 @@ def test_a_run_that_began_with_a_run_keeps_the_whole_record(tmp_path: Path, run:
     assert back.record == CUT + SKIP
     assert back.origin == Origin("reverie.zoo.networks:CifarResNet", ARGUMENTS)
     assert torch.equal(back.network(IMAGES), second(IMAGES))
+
+
+def test_a_run_named_with_an_architecture_is_of_that_architecture(run: Path) -> None:
+    named = "reverie.zoo.networks:CifarResNet"
+    assert torch.equal(load(f"{named}(blocks=2)@{run}")(IMAGES), load(run)(IMAGES))
+    with pytest.raises(WeightsMismatch, match=re.escape(f"asks for blocks=3, and {run} began with {{'blocks': 2,")):
+        load(f"{named}(blocks=3)@{run}")
+    with pytest.raises(WeightsMismatch, match=re.escape("asks for shortcut='pad', and")):
+        load(f"{named}(shortcut='pad')@{run}")
 
 
 def test_every_damaged_byte_is_noticed(run: Path) -> None:

@@ -14,8 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
+from reverie.core.edit import Record
 from reverie.core.errors import ReferenceNotFound, WeightsMismatch
 from reverie.zoo.load import load
+from reverie.zoo.runs import save
 
 DATA = Path(os.environ.get("REVERIE_TEST_DATA", "/nonexistent"))
 needs_timm = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="the extra timm is not installed")
@@ -92,6 +94,22 @@ def test_timm_states_the_preprocessing(tmp_path: Path) -> None:
         WeightsMismatch, match=r"'fc\.weight' is \(3, 512\) in the file and \(1000, 512\) in the network"
     ):
         load(f"timm:resnet18@{tmp_path / 'dogs.pth'}")
+
+
+@needs_timm
+@needs_weights(0)
+def test_every_class_of_imagenet_has_a_name_of_its_own() -> None:
+    names = load("zoo:imagenet-efficientnet-lite0", image_shape=(3, 64, 64)).class_names
+    assert len(set(names)) == len(names) == 1000
+    assert (names[0], names[134], names[517]) == ("tench, Tinca tinca", "crane (134)", "crane (517)")
+
+
+@needs_timm
+def test_a_run_is_not_read_as_another_architecture_of_timm(tmp_path: Path) -> None:
+    save(load("timm:resnet10t(num_classes=3)@initial", image_shape=(3, 64, 64)), tmp_path / "run", record=Record())
+    assert load(f"timm:resnet10t@{tmp_path / 'run'}").image_shape == (3, 64, 64)
+    with pytest.raises(WeightsMismatch, match=r"asks for name='resnet18', and .* 'name': 'resnet10t'}"):
+        load(f"timm:resnet18@{tmp_path / 'run'}")
 
 
 @needs_timm

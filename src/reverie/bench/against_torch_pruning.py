@@ -5,7 +5,7 @@ same steps on the same batches at the same rates. Torch-Pruning, used as its doc
 once by magnitude or by Taylor scores, and its ratio is found by bisection. Its better one counts. The units that padded
 shortcuts pin are left alone, which it must be told.
 
-What each side reached is kept in `runs/against-torch-pruning`, so the benchmark goes on where it was killed.
+What each side reached is kept in the benchmark's folder, where one is named, so it goes on where it was killed.
 Needs `pip install torch-pruning`, and the folder `data`.
 """
 
@@ -35,7 +35,6 @@ from reverie.metrics.evaluate import predict
 __all__ = ["Effort", "against_torch_pruning", "compared"]
 
 SHARE = 0.5
-FOLDER = Path("runs/against-torch-pruning")
 ROUNDS_OF_BISECTION = 7
 SCORED_IMAGES = 256
 
@@ -67,9 +66,9 @@ class Effort:
         self.tested, self.depth = tested, depth
 
 
-def against_torch_pruning(on_event: Listener) -> Mapping[str, Measured]:
-    """Accuracy of both sides, and what we have more, in points."""
-    return compared(Effort(), folder=FOLDER, on_event=on_event)
+def against_torch_pruning(on_event: Listener, folder: Path | None = None) -> Mapping[str, Measured]:
+    """Accuracy of both sides, and what we have more, in points; sides that the folder has are not made again."""
+    return compared(Effort(), folder=folder, on_event=on_event)
 
 
 def compared(effort: Effort, *, folder: Path | None, on_event: Listener) -> Mapping[str, Measured]:

@@ -106,6 +106,7 @@ CHOOSE: tuple[Job, ...] = (
             *_beside(*(f"torch-pruning-{name}-before" for name in SIDES), unit="share"),
         ),
         against_torch_pruning,
+        against_torch_pruning,
     ),
     # What magnitude loses of a transformer of six blocks is less than 30 points: beside, and nothing is asked of it.
     Job((_asked("deit-gain", "points", at_least(30)), *_transformer("deit")), deit),

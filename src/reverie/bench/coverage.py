@@ -15,6 +15,7 @@ from typing import TypeAlias
 from reverie.bench.examine import REMOVED, Row, examine
 from reverie.bench.figure import Ask, Job, Measured, Question, at_least, at_most
 from reverie.bench.kinds import OTHERS, SPEED, TIMM, TIMM_MODULES, Subject
+from reverie.core.environment import commit
 from reverie.core.errors import VerificationFailed
 from reverie.core.events import Event, Listener, silent
 from reverie.core.store import read_json, write_json
@@ -115,7 +116,8 @@ def _examine_alone(
     elif not path.exists():
         reason = f"its process ended with {process.exitcode}"
     if reason is not None and not path.exists():
-        write_json(path, Row(subject.name, subject.kind, failures={"process": reason}).to_json())
+        row = Row(subject.name, subject.kind, failures={"process": reason}, commit=commit())
+        write_json(path, row.to_json())
 
 
 def _write_row(subject: Subject, path: Path, portable: bool) -> None:

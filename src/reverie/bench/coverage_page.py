@@ -1,5 +1,6 @@
 """The rows of the coverage bench as tables, and as the page in `docs/benchmarks/coverage.md`."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def coverage_page(folder: Path, value: Mapping[str, Any]) -> str:
     parts = [
         _head(),
         _place(value),
+        _elsewhere(lists, value["commit"]),
         "\n## Figures\n\n",
     ]
     parts.append(to_markdown(_figures(value)))
@@ -79,6 +81,18 @@ def _place(value: Mapping[str, Any]) -> str:
         f"\nMeasured on {machine['processor']}, one thread, load {machine['load_average']} while it ended; {versions}; "
         f"commit {str(value['commit'])[:12]}.\n"
     )
+
+
+def _elsewhere(lists: Mapping[str, Sequence[Row]], commit: str | None) -> str:
+    """Which rows were kept from other commits than the one of the page."""
+    others = Counter(row.commit for rows in lists.values() for row in rows if row.commit != commit)
+    if not others:
+        return ""
+    said = (
+        f"{count} row{'' if count == 1 else 's'} of {'one that is not known' if one is None else one[:12]}"
+        for one, count in others.most_common()
+    )
+    return f"Of another commit: {', '.join(said)}.\n"
 
 
 def _cells(row: Row) -> tuple[Cell, ...]:

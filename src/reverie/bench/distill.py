@@ -214,12 +214,26 @@ def _spread(values: Sequence[float]) -> Measured:
     return Measured(sum(values) / len(values), (min(values), max(values)), kind)
 
 
-def _command(teacher: str, student: str, test: str) -> str:
-    return f'reverie distill "{teacher}" "{student}" --from-teacher --seeds 3 --test-set {test} --out DIR'
+def _command(teacher: str, student: str, *, teach_steps: int, images: str) -> str:
+    asked = f"--from-teacher --seeds {SEEDS} --teach-steps {teach_steps} {images}"
+    return f'reverie distill "{teacher}" "{student}" {asked} --out DIR'
 
 
-FASHION = _command("zoo:fashion-resnet20", FASHION_STUDENT, "zoo:fashion-mnist")
-CIFAR = _command(RESNET56, RESNET20, "data/cifar10-test.npz")
+def _words(values: Sequence[float]) -> str:
+    return " ".join(map(str, values))
+
+
+FASHION_STEPS, CIFAR_STEPS = 1500, 3000
+FASHION = _command(
+    "zoo:fashion-resnet20", FASHION_STUDENT, teach_steps=FASHION_STEPS, images="--test-set zoo:fashion-mnist"
+)
+CIFAR = _command(
+    RESNET56,
+    RESNET20,
+    teach_steps=CIFAR_STEPS,
+    images=f"--image-shape {_words(CIFAR_SHAPE)} --mean {_words(MEAN)} --std {_words(STD)} "
+    "--real data/cifar10-train.npz --test-set data/cifar10-test.npz",
+)
 
 DISTILL: tuple[Job, ...] = (
     Job(
@@ -247,7 +261,7 @@ DISTILL: tuple[Job, ...] = (
         real=lambda: None,
         dreams=1024,
         dream_steps=60,
-        teach_steps=1500,
+        teach_steps=FASHION_STEPS,
     ),
     _student(
         (
@@ -264,7 +278,7 @@ DISTILL: tuple[Job, ...] = (
         real=lambda: _cifar("train"),
         dreams=1024,
         dream_steps=60,
-        teach_steps=3000,
+        teach_steps=CIFAR_STEPS,
     ),
     Job(
         (

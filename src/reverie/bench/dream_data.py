@@ -1,8 +1,8 @@
 """What the dream benchmark measures against and does not carry: real images and independently trained judges.
 
 They are looked for in the folder `data` where the command runs: `cifar10-test.npz` and `cifar10-train.npz` with
-arrays `images`, uint8 (n, 3, 32, 32), and `labels`; `cifar10_resnet32.safetensors` and `cifar10_resnet56.safetensors`,
-the published residual networks with padded shortcuts. Without them, the figures that need them say so.
+arrays `images`, uint8 (n, 3, 32, 32), and `labels`; `cifar10_resnet20.safetensors`, `-32` and `-56`, the published
+residual networks with padded shortcuts. Without them, the figures that need them say so.
 """
 
 from pathlib import Path

@@ -15,6 +15,7 @@ from reverie.core.network import ImageNetwork
 from reverie.core.source import Source
 from reverie.dream import dream
 from reverie.metrics import Share, accuracy, predict
+from reverie.report.picture import png_bytes
 from reverie.zoo.load import load
 
 __all__ = ["agreement_figures", "through_png"]
@@ -73,8 +74,7 @@ def _agreement(network: ImageNetwork, seen: Source, labels: Tensor) -> Measured:
 
 def _one_through_png(image: Tensor) -> Tensor:
     pixels = image.permute(1, 2, 0).contiguous().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels[:, :, 0] if len(image) == 1 else pixels).save(buffer, format="PNG")
-    with Image.open(io.BytesIO(buffer.getvalue())) as read:
+    content = png_bytes(Image.fromarray(pixels[:, :, 0] if len(image) == 1 else pixels))
+    with Image.open(io.BytesIO(content)) as read:
         array = np.array(read)
     return torch.from_numpy(array).view(*image.shape[1:], len(image)).permute(2, 0, 1).contiguous()

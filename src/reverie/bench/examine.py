@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reverie.bench.kinds import Subject
 from reverie.bench.portable import answers, difference, fresh_process_difference, onnx_difference
 from reverie.core.edit import Record
+from reverie.core.environment import commit
 from reverie.core.errors import ReverieError, VerificationFailed
 from reverie.core.rng import derive_seed, generator
 from reverie.graph import certify, cut, probe
@@ -69,6 +70,7 @@ class Row:
         frozen: Reason -> units.
         failures: Step -> what went wrong.
         step_seconds: Step -> wall time.
+        commit: Of the source tree that it was examined with; None where that was not known.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Row:
     frozen: dict[str, int] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     step_seconds: dict[str, float] = field(default_factory=dict)
+    commit: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that `Row(**value)` reads back."""
@@ -102,7 +105,7 @@ def examine(subject: Subject, *, portable: bool = True) -> Row:
         subject: Which.
         portable: Also carry the cut network to a fresh process and to ONNX Runtime.
     """
-    row = Row(subject.name, subject.kind)
+    row = Row(subject.name, subject.kind, commit=commit())
     torch.set_num_threads(1)
     with _step(row, "analysis"):
         _warm_up()
@@ -168,8 +171,7 @@ def certified_share(model: nn.Module, structure: Structure) -> float:
 
 
 def _allowed(group: Group, count: int) -> int:
-    multiple = max(1, getattr(group, "multiple", 1))
-    count = max(count - count % multiple, getattr(group, "minimum", 1), multiple)
+    count = max(count - count % group.multiple, group.minimum, group.multiple)
     return min(count, group.units)
 
 

@@ -1,6 +1,5 @@
 """What a benchmark asks and finds: figures with a unit, the figure asked for, and whether it was met."""
 
-import json
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from reverie.core.environment import environment
-from reverie.core.errors import ReferenceNotFound, ReverieError
+from reverie.core.errors import CorruptFile, ReferenceNotFound, ReverieError
 from reverie.core.events import Event, Listener, silent
-from reverie.core.store import write_json
+from reverie.core.store import read_json, write_json
 
 __all__ = ["Ask", "Figure", "Job", "Measured", "Question", "at_least", "at_most", "run_bench"]
 
@@ -144,6 +143,7 @@ def run_bench(
 
     Raises:
         ReferenceNotFound: A name in `only` is no figure of this benchmark.
+        CorruptFile: An answer that the folder keeps is damaged.
     """
     known = [question.name for job in jobs for question in job.questions]
     for wanted in only:
@@ -188,7 +188,9 @@ def _keep(figures: Sequence[Figure], path: Path, commit: str | None) -> None:
 
 
 def _recall(job: Job, path: Path, commit: str | None) -> list[Figure]:
-    kept = json.loads(path.read_text())
+    kept = read_json(path)
+    if not isinstance(kept, dict) or not kept.keys() >= {"commit", "answers"}:
+        raise CorruptFile(f"{path} is not what a benchmark kept. Delete it to measure again.")
     elsewhere = None if kept["commit"] == commit else kept["commit"]
     found = {name: _measured(answer) for name, answer in kept["answers"].items()}
     return [

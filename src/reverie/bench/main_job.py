@@ -30,7 +30,7 @@ MAIN_JOB: tuple[Job, ...] = (
     Job((Question("help-time", "s", at_most(0.3), "reverie --help"),), _one("help-time", help_seconds)),
     Job(
         (
-            Question("cifar-step", "bare passes", at_most(1.0), f"{BENCH} cifar-step"),
+            Question("cifar-step", "bare passes", at_most(0.8), f"{BENCH} cifar-step"),
             Question("cifar-step-textbook", "bare passes", None, f"{BENCH} cifar-step"),
         ),
         step_ratios("zoo:cifar10-resnet20", batch=128, names="cifar-step"),

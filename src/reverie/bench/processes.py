@@ -17,7 +17,7 @@ __all__ = ["help_seconds", "import_ratio"]
 
 IMPORT_TORCH = (sys.executable, "-c", "import torch")
 IMPORT_REVERIE = (sys.executable, "-c", "import reverie")
-HELP = (sys.executable, "-m", "reverie.cli", "--help")
+HELP = (sys.executable, "-m", "reverie", "--help")
 
 
 def import_ratio(on_event: Listener, *, rounds: int = 9) -> Measured:

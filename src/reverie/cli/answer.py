@@ -33,7 +33,9 @@ class Answer:
     Attributes:
         value: The JSON object of `--json`.
         shown: What a person sees instead: strings and tables of rich, one below the other.
+        status: The exit status; 1 where what was found is a defect.
     """
 
     value: Mapping[str, Any]
     shown: tuple[Any, ...]
+    status: int = 0

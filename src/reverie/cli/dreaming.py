@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ANYTHING", "USUAL", "Asked", "Craft", "dream_arguments", "dream_head", "loaded_shape"]
 
-STEPS = 250
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
-
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -201,6 +198,7 @@ def _canvas(name: str) -> "MakeCanvas":
 def _stages(craft: Craft, canvas: "MakeCanvas") -> dict[str, Any]:
     """Several stages, or the numbers from which a dream makes its own."""
     from reverie.dream import halving_stages, usual_learning_rate
+    from reverie.dream.dream import STEPS
 
     if craft.stages == 1:
         return {"steps": craft.steps, "learning_rate": craft.learning_rate}
@@ -255,7 +253,7 @@ def _term(
 ) -> "Term | None":
     """None is the recipe's own; else the recipe's parts with the weights that were given."""
     from reverie.dream import choose_statistics, norm_term, patch_similarity_term, statistics_term, total_variation_term
-    from reverie.dream.recipe import usual_statistics_weight
+    from reverie.dream.recipe import default_term, prior_term, usual_statistics_weight
     from reverie.dream.rehearsal import sees_statistics
 
     weights = ("statistics_weight", "first_weight", "smooth", "smooth_power", "norm", "patches")
@@ -266,9 +264,10 @@ def _term(
     if not seen and (craft.statistics_weight or craft.first_weight != 1):
         given = "--statistics-weight" if craft.statistics_weight else "--first-weight"
         raise RangeError(f"{given} weighs statistics, and there are none with --statistics {craft.statistics}")
-    smooth = (1.0 if seen else 10.0) if craft.smooth is None else craft.smooth
+    usual = {part.name: part.weight for part in (default_term() if seen else prior_term()).parts}
+    smooth = usual["total variation"] if craft.smooth is None else craft.smooth
     term = head.term + smooth * total_variation_term(power=craft.smooth_power)
-    term += (0.001 if craft.norm is None else craft.norm) * norm_term()
+    term += (usual["norm"] if craft.norm is None else craft.norm) * norm_term()
     if seen:
         weight = usual_statistics_weight(matched) if craft.statistics_weight is None else craft.statistics_weight
         term += weight * statistics_term(first_weight=craft.first_weight)
@@ -289,13 +288,23 @@ def _targets(network: "ImageNetwork", shape: tuple[int, ...], count: int, asked:
                 f"{' or ' if asked.head in example else ''}--targets targets.npy"
             )
         return draws[words]
-    if len(words) == 1 and (Path(words[0]).suffix in {".npy", ".npz", *PICTURES} or Path(words[0]).exists()):
+    if len(words) == 1 and _names_a_file(words[0], network, asked.head):
         return _from_file(network, Path(words[0]), shape, count, asked)
     if asked.head == "embedding" and len(words) == 1 and words[0].startswith("zoo:"):
         return _features(network, words[0], shape, count)
     if asked.head in ("embedding", "dense-map"):
         raise RangeError(f"--head {asked.head} takes its targets from one file, got --targets {' '.join(words)}")
     return _classes(network, shape, count, asked)
+
+
+def _names_a_file(word: str, network: "ImageNetwork", head: str) -> bool:
+    """Whether a target is a file, by its ending; where no classes are asked for, whatever is there, as a folder."""
+    from reverie.zoo.datasets import IMAGE_ENDINGS
+
+    ends = Path(word).suffix.lower() in {".npy", ".npz", *IMAGE_ENDINGS}
+    if head in ("single-label", "multi-label"):
+        return ends and word not in network.class_names
+    return ends or Path(word).exists()
 
 
 def _classes(network: "ImageNetwork", shape: tuple[int, ...], count: int, asked: Asked) -> Any:  # noqa: ANN401
@@ -332,7 +341,7 @@ def _from_file(network: "ImageNetwork", path: Path, shape: tuple[int, ...], coun
 
     if not path.exists():
         raise ReferenceNotFound(f"no targets {path}: there is no such file")
-    if path.suffix != ".npy":
+    if path.suffix.lower() != ".npy":
         if asked.head != "embedding":
             raise RangeError(
                 f"--targets {path} holds pictures, whose features --head embedding matches; got {asked.head}"
@@ -355,8 +364,9 @@ def _features(network: "ImageNetwork", where: str, shape: tuple[int, ...], count
 
     from reverie.cli.loading import own_images
     from reverie.core.modes import frozen
+    from reverie.zoo.datasets import IMAGE_ENDINGS
 
-    if Path(where).suffix.lower() in PICTURES:
+    if Path(where).suffix.lower() in IMAGE_ENDINGS:
         images = _picture(Path(where), shape)
     else:
         images = own_images(where, network).floats(slice(0, count))

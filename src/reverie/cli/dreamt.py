@@ -4,17 +4,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reverie.cli.dreaming import dream_head
+from reverie.core.errors import ReferenceNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from reverie.core.network import ImageNetwork
+    from reverie.core.source import Source
     from reverie.dream import Bank
 
 __all__ = ["agreement", "agreement_text", "answers", "bank_folder", "draw", "how", "undrawn"]
 
 # What a bank's configuration says of how it was made, beside the numbers that were asked for.
 HOW = ("statistics", "head", "layer", "term", "canvas", "stages", "augment", "precision", "batch_size", "route")
+MANIFEST = "manifest.json"
 SINGLE = "single label"
 SAID = {
     "multi-label": "the network gives {share} of the labels as asked",
@@ -24,8 +27,17 @@ SAID = {
 
 
 def bank_folder(folder: Path) -> Path:
-    """The folder of a bank: the one named, or the bank in it where it is that of a run."""
-    return folder / "bank" if (folder / "bank" / "manifest.json").is_file() else folder
+    """The folder of a bank: the one named, or the bank in it where it is that of a run.
+
+    Raises:
+        ReferenceNotFound: The run made several.
+    """
+    if (folder / "bank" / MANIFEST).is_file():
+        return folder / "bank"
+    several = sorted(found.parent for place in ("", "*/") for found in folder.glob(f"{place}bank-*/{MANIFEST}"))
+    if several:
+        raise ReferenceNotFound(f"{folder} holds {len(several)} banks: name one, such as {several[0]}")
+    return folder
 
 
 def how(config: "Mapping[str, Any]") -> dict[str, Any]:
@@ -71,8 +83,8 @@ def answers(bank: "Bank", network: "ImageNetwork") -> Any:  # noqa: ANN401  torc
     return torch.cat(rows)
 
 
-def draw(bank: "Bank", out: Path, *, class_names: "Sequence[str]" = (), per_row: int) -> bool:
-    """Write the picture of a bank, by class where there are classes; False where its images are no pictures."""
+def draw(bank: "Bank | Source", out: Path, *, class_names: "Sequence[str]" = (), per_row: int = 10) -> bool:
+    """Write the picture of dreams, by class where there are classes; False where the images are no pictures."""
     import torch
 
     from reverie.report.picture import dream_grid, save_png
@@ -85,9 +97,9 @@ def draw(bank: "Bank", out: Path, *, class_names: "Sequence[str]" = (), per_row:
         return False
     if images.shape[1] not in (1, 3):
         images = images.float().mean(1, keepdim=True).round().to(torch.uint8)
-    by_class = bank.labels.shape == (len(bank),) and bank.labels.dtype == torch.int64
-    labels = bank.labels if by_class else torch.arange(len(bank))
-    names = class_names if by_class else [f"dream {index}" for index in range(len(bank))]
+    labels, names = bank.labels, class_names
+    if labels is None or labels.shape != (len(bank),) or labels.dtype != torch.int64:
+        labels, names = torch.arange(len(bank)), [f"dream {index}" for index in range(len(bank))]
     save_png(dream_grid(images, labels, class_names=names, per_row=per_row), out)
     return True
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reverie.cli.dreamt import draw
+
 if TYPE_CHECKING:
     from reverie.core.source import Source
 
@@ -15,10 +17,9 @@ def finish(out: Path, *, asked: dict[str, Any], source: "Source", class_names: S
     from reverie.core.run_folder import RUN_FILE
     from reverie.core.store import read_json, write_json
     from reverie.report.folder import DREAMS_FILE
-    from reverie.report.picture import dream_grid, save_png
 
     run = {**read_json(out / RUN_FILE), "asked": asked}
     write_json(out / RUN_FILE, run)
-    if source.name == "dreams" and source.labels is not None:
-        save_png(dream_grid(source.images, source.labels, class_names=class_names), out / DREAMS_FILE)
+    if source.name == "dreams":
+        draw(source, out / DREAMS_FILE, class_names=class_names)
     return run

@@ -3,9 +3,10 @@
 import os
 from pathlib import Path
 
-from reverie.core.errors import NotWritable, RangeError
+from reverie.core.counts import check_counts
+from reverie.core.errors import NotWritable
 
-__all__ = ["at_least_one", "check_file"]
+__all__ = ["at_least_one", "check_files"]
 
 
 def at_least_one(**numbers: int | None) -> None:
@@ -22,24 +23,31 @@ def at_least_one(**numbers: int | None) -> None:
         Traceback (most recent call last):
         reverie.core.errors.RangeError: --per-class must be at least 1, got 0
     """
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise RangeError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    check_counts(**{f"--{name.replace('_', '-')}": value for name, value in numbers.items()})
 
 
-def check_file(out: Path) -> None:
-    """Refuse a file that could not be written once the work is done.
+def check_files(**files: Path | None) -> None:
+    """Refuse files that could not be written once the work is done.
+
+    Args:
+        files: Option, with `_` for `-` -> the file given for it, or None.
 
     Raises:
-        NotWritable: It is a folder, or lies where this process may not write.
+        NotWritable: One is a folder, or lies where this process may not write.
 
     Example:
-        >>> check_file(Path("."))
+        >>> check_files(out=Path("."))
         Traceback (most recent call last):
         reverie.core.errors.NotWritable: --out . is a folder; name a file in it
     """
-    if out.is_dir():
-        raise NotWritable(f"--out {out} is a folder; name a file in it")
-    above = next(folder for folder in out.absolute().parents if folder.exists())
+    for name, file in files.items():
+        if file is not None:
+            _check_file(f"--{name.replace('_', '-')} {file}", file)
+
+
+def _check_file(asked: str, file: Path) -> None:
+    if file.is_dir():
+        raise NotWritable(f"{asked} is a folder; name a file in it")
+    above = next(folder for folder in file.absolute().parents if folder.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise NotWritable(f"--out {out} cannot be written: {above} is no folder to write in. Choose another place.")
+        raise NotWritable(f"{asked} cannot be written: {above} is no folder to write in. Choose another place.")

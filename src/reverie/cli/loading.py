@@ -1,11 +1,12 @@
 """The options of every verb that reads a network or a test set."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from reverie.core.errors import RangeError, ShapeError
+from reverie.core.errors import RangeError
 
 if TYPE_CHECKING:
     from reverie.core.network import ImageNetwork
@@ -37,13 +38,16 @@ class Loading:
 AS_STATED = Loading()
 
 
-def load_network(reference: str, loading: Loading = AS_STATED, *, any_axes: bool = False) -> "ImageNetwork":
+def load_network(
+    reference: str, loading: Loading = AS_STATED, *, any_axes: bool = False, like: "ImageNetwork | None" = None
+) -> "ImageNetwork":
     """The network of a model reference.
 
     Args:
         reference: See `reverie.zoo.load`.
         loading: What it leaves unsaid.
         any_axes: Whether the verb takes signals and volumes as well as pictures.
+        like: A network of the same images, which says what neither of them does.
 
     Raises:
         RangeError: `--image-shape` has another number of sides than the verb takes.
@@ -61,17 +65,24 @@ def load_network(reference: str, loading: Loading = AS_STATED, *, any_axes: bool
         mean=loading.mean,
         std=loading.std,
         positional=loading.positional,
+        like=like,
     )
 
 
-def load_beside(reference: str, first: "ImageNetwork") -> "ImageNetwork":
-    """A second network for the images of a first; what it does not say of them is as for the first."""
-    try:
-        return load_network(reference, any_axes=True)
-    except ShapeError:
-        mean, std = (tuple(values.flatten().tolist()) for values in (first.mean, first.std))
-        as_first = Loading(image_shape=tuple(first.image_shape), mean=mean, std=std)
-        return load_network(reference, as_first, any_axes=True)
+def load_beside(
+    reference: str, loading: Loading, *, image_shape: Sequence[int], first: "ImageNetwork | None" = None
+) -> "ImageNetwork":
+    """A second network, for images of a shape.
+
+    Args:
+        reference: See `reverie.zoo.load`.
+        loading: What was given for the networks of the command.
+        image_shape: Of the images that it will see.
+        first: The network whose mean and deviation stand where the second states none; None where there is none.
+    """
+    mean, std = (loading.mean, loading.std) if first is None else (None, None)
+    asked = replace(loading, image_shape=tuple(image_shape), mean=mean, std=std)
+    return load_network(reference, asked, any_axes=True, like=first)
 
 
 def labeled_images(reference: str, network: "ImageNetwork") -> "Source":

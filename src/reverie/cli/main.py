@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     # Until the words are understood, this is the best guess of how to report that they are not.
-    manner = Manner(json="--json" in words, debug="--debug" in words)
+    manner, status = Manner(json="--json" in words, debug="--debug" in words), 0
     try:
         command, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
         if command not in VERBS:  # --help and --version
@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whatever other libraries print is no part of the answer.
         with contextlib.redirect_stdout(sys.stderr), quieted(debug=manner.debug), _searching_here():
             answer: Answer = command(*bound.args, **bound.kwargs)
+        status = answer.status
         _print(answer, manner)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the last place that can turn it into a sentence
         return _fail(error, manner)
-    return 0
+    return status
 
 
 @contextlib.contextmanager

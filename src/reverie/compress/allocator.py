@@ -27,15 +27,20 @@ from dataclasses import dataclass
 import scipy
 
 from reverie.compress.arrays import compile_problem
-from reverie.compress.integer_program import Problem, linearize, solve, solve_core, solve_coupled
+from reverie.compress.integer_program import Compiled, linearize, solve, solve_core, solve_coupled
 from reverie.compress.knapsack import solve_knapsack
 from reverie.compress.options import Option, PairCost, Segment, Site
 from reverie.core.errors import BudgetInfeasible, RangeError, ReverieError
 
-__all__ = ["Allocation", "Option", "PairCost", "Segment", "Site", "allocate"]
+__all__ = ["Allocation", "Option", "PairCost", "Segment", "Site", "allocate", "gap_of"]
 
 HIGHS = f"HiGHS in SciPy {scipy.__version__}"
 KNAPSACK = "multiple-choice knapsack"
+
+
+def gap_of(loss: float, bound: float) -> float:
+    """How far a loss may be above the lowest that there is, as a share of it."""
+    return 0.0 if loss == bound else (loss - bound) / max(abs(loss), 1e-300)
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def allocate(
 
 
 def _solve(
-    problem: Problem, limits: Sequence[float], gap: float, seconds: float
+    problem: Compiled, limits: Sequence[float], gap: float, seconds: float
 ) -> tuple[list[int] | None, float, str]:
     """The best options, a bound on all, and what proved it."""
     if problem.pairs or problem.links:
@@ -123,7 +128,7 @@ def _solve(
 
 
 def _allocation(
-    problem: Problem,
+    problem: Compiled,
     picked: Sequence[int],
     bound: float,
     solver: str,
@@ -132,7 +137,7 @@ def _allocation(
 ) -> Allocation:
     loss, costs = problem.loss(picked), problem.costs(picked)
     bound = min(bound, loss)
-    gap = 0.0 if loss == bound else (loss - bound) / max(abs(loss), 1e-300)
+    gap = gap_of(loss, bound)
     chosen = list(zip(problem.names, picked, sizes, strict=True))
     covering = {name: [one.name for one in segments if name in one.sites] for name in problem.names}
     taken = {covering[name][option - own] for name, option, own in chosen if option >= own}
@@ -147,7 +152,7 @@ def _allocation(
     )
 
 
-def _infeasible(problem: Problem, limits: Sequence[float], seconds: float) -> ReverieError:
+def _infeasible(problem: Compiled, limits: Sequence[float], seconds: float) -> ReverieError:
     """The error for the first budget that cannot be met together with the budgets before it."""
     inactive = [math.inf] * len(limits)
     for k, (name, limit) in enumerate(zip(problem.budgets, limits, strict=True)):

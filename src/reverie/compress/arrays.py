@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from reverie.compress.integer_program import Floats, Link, Pair, Problem
+from reverie.compress.integer_program import Compiled, Floats, Link, Pair
 from reverie.compress.options import Option, PairCost, Segment, Site
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
 
@@ -13,7 +13,7 @@ __all__ = ["compile_problem"]
 
 def compile_problem(
     sites: Sequence[Site], pairs: Sequence[PairCost], segments: Sequence[Segment], budgets: Mapping[str, float]
-) -> Problem:
+) -> Compiled:
     """Write the problem down in arrays.
 
     A segment becomes one more option at every site it covers, all of them chosen together or none; the first carries
@@ -53,7 +53,7 @@ def compile_problem(
             continue
         merged[entry.a, entry.b] = entry.joined(merged.get((entry.a, entry.b)))
     links = tuple(_links(segments, names, sizes, covering))
-    return Problem(names, order, tuple(losses), tuple(unary), tuple(possible), tuple(merged.values()), links)
+    return Compiled(names, order, tuple(losses), tuple(unary), tuple(possible), tuple(merged.values()), links)
 
 
 def _covered(segment: Segment, site: str) -> Option:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from reverie.compress.allocator import Allocation
 from reverie.compress.arrays import compile_problem
-from reverie.compress.integer_program import Problem
+from reverie.compress.integer_program import Compiled
 from reverie.compress.options import PairCost, Site
 from reverie.core.errors import BudgetInfeasible, RangeError
 
-__all__ = ["greedy_allocate", "halp_allocate"]
+__all__ = ["exponential_targets", "greedy_allocate", "halp_allocate"]
 
 # HALP counts latency in whole microseconds; a ten-thousandth of the budget is as fine for any network.
 BINS = 10_000
@@ -43,6 +43,7 @@ def greedy_allocate(
 
     Raises:
         BudgetInfeasible: No single change saves anything more.
+        ReferenceNotFound: A pair names a site, or a budget names a cost, that is not there.
 
     Example:
         >>> from reverie.compress.allocator import Option
@@ -56,7 +57,7 @@ def greedy_allocate(
         int(np.where(mask, loss, np.inf).argmin()) for loss, mask in zip(problem.losses, problem.possible, strict=True)
     ]
     while (excess := _excess(problem, picked, limits)) > 0:
-        best: tuple[float, list[int], float] | None = None
+        best: tuple[float, list[int]] | None = None
         for site, mask in enumerate(problem.possible):
             for option in np.flatnonzero(mask):
                 tried = [*picked[:site], int(option), *picked[site + 1 :]]
@@ -65,7 +66,7 @@ def greedy_allocate(
                 saved = excess - _excess(problem, tried, limits)
                 rise = max(problem.loss(tried) - problem.loss(picked), 1e-12)
                 if saved > 1e-12 * (1 + excess) and (best is None or saved / rise > best[0]):
-                    best = (saved / rise, tried, saved)
+                    best = (saved / rise, tried)
         if best is None:
             raise _stuck(problem, picked, limits)
         picked = best[1]
@@ -100,6 +101,7 @@ def halp_allocate(
     Raises:
         RangeError: `steps` or `limit` is out of its range.
         BudgetInfeasible: The narrowest widths are above the limit.
+        ReferenceNotFound: A pair names a site, or the budget names a cost, that is not there.
 
     Reference: HALP, and the exponential schedule of its released runs. Differs: costs are
     counted in ten-thousandths of the limit; a piece that costs less than nothing costs nothing; a last step is repeated
@@ -110,9 +112,7 @@ def halp_allocate(
     problem = compile_problem(sites, pairs, (), {budget: limit})
     picked = [0] * len(sites)
     whole = problem.costs(picked)[0]
-    for step in range(1, steps + 1):
-        share = step / steps
-        target = math.exp(share * math.log(limit) + (1 - share) * math.log(max(whole, limit)))
+    for target in exponential_targets(max(whole, limit), limit, steps=steps):
         picked = _knapsack(_pieces(problem, picked), target)
     # The pieces are read at the widths of the step before; narrower inputs make the whole cheaper than they say, but
     # not always.
@@ -125,6 +125,29 @@ def halp_allocate(
     raise _stuck(problem, picked, [limit])
 
 
+def exponential_targets(whole: float, final: float, *, steps: int) -> list[float]:
+    """The limits of a schedule: exp((t/k) ln final + (1 - t/k) ln whole), t = 1..k.
+
+    Args:
+        whole: Cost before the first step, above 0.
+        final: Cost after the last, above 0.
+        steps: k, at least 1.
+
+    Raises:
+        RangeError: A number is out of its range.
+
+    Example:
+        >>> [round(one, 6) for one in exponential_targets(8.0, 1.0, steps=3)]
+        [4.0, 2.0, 1.0]
+
+    Reference: de Jorge et al., 2021, "Progressive skeletonization", arXiv:2006.09081, for the schedule.
+    """
+    if not (whole > 0 and final > 0) or steps < 1:
+        raise RangeError(f"costs must be above 0 and steps at least 1, got {whole}, {final} and {steps}")
+    shares = [step / steps for step in range(1, steps + 1)]
+    return [math.exp(share * math.log(final) + (1 - share) * math.log(whole)) for share in shares]
+
+
 @dataclass(frozen=True, eq=False)
 class _Pieces:
     """A linear model around one allocation: per site from the option in use on, cost and loss of each width."""
@@ -135,7 +158,7 @@ class _Pieces:
     base: float
 
 
-def _pieces(problem: Problem, picked: Sequence[int]) -> _Pieces:
+def _pieces(problem: Compiled, picked: Sequence[int]) -> _Pieces:
     now = problem.costs(picked)[0]
     costs, losses = [], []
     for site, at in enumerate(picked):
@@ -178,16 +201,16 @@ def _knapsack(pieces: _Pieces, target: float) -> list[int]:
     return picked
 
 
-def _excess(problem: Problem, picked: Sequence[int], limits: Sequence[float]) -> float:
+def _excess(problem: Compiled, picked: Sequence[int], limits: Sequence[float]) -> float:
     costs = problem.costs(picked)
     return sum(max(cost - limit, 0.0) / (abs(limit) or 1.0) for cost, limit in zip(costs, limits, strict=True))
 
 
-def _clash(problem: Problem, picked: Sequence[int]) -> bool:
+def _clash(problem: Compiled, picked: Sequence[int]) -> bool:
     return any(pair.forbidden[picked[pair.a], picked[pair.b]] for pair in problem.pairs)
 
 
-def _unproven(problem: Problem, picked: Sequence[int], solver: str) -> Allocation:
+def _unproven(problem: Compiled, picked: Sequence[int], solver: str) -> Allocation:
     return Allocation(
         choice=dict(zip(problem.names, picked, strict=True)),
         loss=problem.loss(picked),
@@ -198,7 +221,7 @@ def _unproven(problem: Problem, picked: Sequence[int], solver: str) -> Allocatio
     )
 
 
-def _stuck(problem: Problem, picked: Sequence[int], limits: Sequence[float]) -> BudgetInfeasible:
+def _stuck(problem: Compiled, picked: Sequence[int], limits: Sequence[float]) -> BudgetInfeasible:
     over = [
         (name, cost)
         for name, cost, limit in zip(problem.budgets, problem.costs(picked), limits, strict=True)

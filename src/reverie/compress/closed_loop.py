@@ -49,6 +49,7 @@ def meet_budget(
     budget: float,
     first_limit: float,
     beside: Callable[[Solution], Iterable[tuple[Solution, float, float]]] = lambda _: (),
+    allowed: Callable[[Solution], bool] = lambda _: True,
     tolerance: float = 0.03,
     attempts: int = 8,
 ) -> tuple[Attempt[Solution], tuple[Attempt[Solution], ...]]:
@@ -66,6 +67,7 @@ def meet_budget(
         budget: Upper limit on the measured cost.
         first_limit: Where the solver starts, in predicted units.
         beside: Solution -> others that differ little from it, each with its predicted cost and its loss.
+        allowed: Whether one of these others may be taken; asked of the best first.
         tolerance: Stop once the measured cost is within this share under the budget, in [0, 1).
         attempts: Turns at most.
 
@@ -88,7 +90,7 @@ def meet_budget(
         direct = _solved(solve, limit)
         found: _Told[Solution] | None = direct
         if history and (_known(direct, history) or abs(direct[2] - limit) > near * limit):
-            found = _from_beside(beside, history, aim, near=near) or _new(solve, limit, history, budget)
+            found = _from_beside(beside, allowed, history, aim, near=near) or _new(solve, limit, history, budget)
         if found is None:
             break
         told, solution, predicted = found
@@ -157,6 +159,7 @@ def _solved(solve: Callable[[float], tuple[Solution, float]], limit: float) -> _
 
 def _from_beside(
     beside: Callable[[Solution], Iterable[tuple[Solution, float, float]]],
+    allowed: Callable[[Solution], bool],
     history: Sequence[Attempt[Solution]],
     aim: float,
     *,
@@ -177,8 +180,9 @@ def _from_beside(
                 reached.append((scale, solution))
                 if abs(scale * predicted - aim) <= near * aim and not _known(told, history):
                     inside.append((loss, told))
-        if inside:
-            return min(inside, key=lambda one: one[0])[1]
+        for _, told in sorted(inside, key=lambda one: one[0]):
+            if allowed(told[1]):
+                return told
         starts = reached
     return None
 

@@ -26,20 +26,21 @@ from reverie.compress.hand_over import (
 )
 from reverie.compress.latencies import measure_layers
 from reverie.compress.result import Compressed, Row
-from reverie.compress.route import Route, Task, example_input, make_route
+from reverie.compress.route import Route, Task, example_input, make_route, readable
 from reverie.compress.sites import find_sites
 from reverie.core.budget import Budget, Quantity, read_budgets
 from reverie.core.counts import check_counts
-from reverie.core.digest import sha256_tensors
+from reverie.core.digest import sha256_network, sha256_tensors
 from reverie.core.environment import usable_cores
 from reverie.core.errors import RangeError, ReferenceNotFound
 from reverie.core.events import Event, Listener, silent
-from reverie.core.network import ImageNetwork, as_network
+from reverie.core.network import ImageNetwork
 from reverie.core.run_folder import RunFolder, open_run
 from reverie.core.source import Source, noise_source
 from reverie.core.store import write_bytes
 from reverie.cost.latency import LatencyTable
 from reverie.cost.onnx import check_onnx, export_onnx
+from reverie.cost.onnx_runtime import OnnxRuntime
 from reverie.dream import dream
 from reverie.graph import certify, probe
 from reverie.zoo.runs import save
@@ -66,6 +67,7 @@ def compress(
     teach_steps: int = 400,
     control: bool = True,
     threads: int | None = None,
+    table: LatencyTable | None = None,
     seed: int = 0,
     on_event: Listener = silent,
 ) -> Compressed:
@@ -89,6 +91,7 @@ def compress(
         teach_steps: Training steps of the compressed network.
         control: Whether the same is also done from Gaussian noise, to be shown beside.
         threads: Threads of ONNX Runtime; None is every core that this process may use.
+        table: Its latency table, of as many threads; None times layers into the folder's `latency.json`.
         seed: Decides all random choices. Measured times are not decided by it, so plans may differ between machines.
         on_event: Called with every step of every stage.
 
@@ -96,7 +99,7 @@ def compress(
         RangeError: No budget is given, or a number is out of its range.
         BudgetInfeasible: No plan meets a budget; says the cheapest that can be reached.
         ShapeError: The model does not classify images, or images do not fit it.
-        StatisticsMissing: The network has no batch normalization to dream from, and no source is given.
+        UnsupportedOp: The network is not on the CPU.
         FolderInUse: The folder holds another run.
         NotWritable: The folder cannot be written.
         VerificationFailed: The ONNX file does not compute what the network does.
@@ -110,30 +113,30 @@ def compress(
     of them run no faster.
     """
     budgets = read_budgets(latency=latency, size=size, macs=macs)
-    _check_counts(dreams=dreams, teach_steps=teach_steps)
-    network = _readable(model, source, test)
-    threads = threads or usable_cores()
+    check_counts(dreams=dreams, dream_steps=dream_steps, teach_steps=teach_steps, threads=threads)
+    network = _checked(model, source, test, dreams=dreams)
     config: dict[str, Any] = {
-        "weights_sha256": sha256_tensors(network.state_dict()),
+        "weights_sha256": sha256_network(network),
         "budgets": {quantity: str(budget) for quantity, budget in budgets.items()},
         "source": "dreams" if source is None else sha256_tensors({"images": source.images}),
         "dreams": dreams,
         "dream_steps": dream_steps,
         "teach_steps": teach_steps,
         "control": control,
-        "threads": threads,
+        "threads": threads or usable_cores(),
         "seed": seed,
     }
+    table = _matching(table, config["threads"])
     path = None if folder is None else Path(folder)
     with open_run(path, verb="compress", config=config) as run:
         if source is None:
             source = _dreams(network, run, count=dreams, steps=dream_steps, seed=seed, on_event=on_event)
         rest, judged = source.split(held_out=JUDGED_SHARE, seed=seed)
         noise = noise_source(count=len(rest), image_shape=network.image_shape, seed=seed)
-        task = _task(network, budgets, run, threads=threads, teach_steps=teach_steps, seed=seed, on_event=on_event)
-        routes = {"compressed": make_route(rest, task)}
+        task = _task(network, budgets, run, table, config, on_event)
+        routes = {"compressed": make_route(rest, task, role="compressed")}
         if control:
-            routes["control"] = make_route(noise, task)
+            routes["control"] = make_route(noise, task, role="control")
         result = _hand_over(task, routes, judged, test)
         if run.path is not None:
             _write(result, run.path)
@@ -154,10 +157,8 @@ def _task(
     network: ImageNetwork,
     budgets: Mapping[Quantity, Budget],
     run: RunFolder,
-    *,
-    threads: int,
-    teach_steps: int,
-    seed: int,
+    table: LatencyTable | None,
+    config: Mapping[str, Any],
     on_event: Listener,
 ) -> Task:
     """What the network is made of, what could be done to it, and what that would cost."""
@@ -167,9 +168,8 @@ def _task(
     structure = certify(network.body, probe(network.body, example), example)
     sites = find_sites(structure, step=WIDTH_STEP)
     on_event(Event(stage, 1, 1))
-    table: LatencyTable | None = None
     if "latency" in budgets:
-        table = LatencyTable(run.file("latency.json"), threads=threads)
+        table = table or LatencyTable(run.file("latency.json"), threads=config["threads"])
         run.timed("timing", partial(measure_layers, sites, table, on_event=on_event))
     return Task(
         network=network,
@@ -180,9 +180,9 @@ def _task(
         budgets=budgets,
         counted=count_network(network),
         run=run,
-        threads=threads,
-        teach_steps=teach_steps,
-        seed=seed,
+        threads=config["threads"],
+        teach_steps=config["teach_steps"],
+        seed=config["seed"],
         on_event=on_event,
     )
 
@@ -199,7 +199,7 @@ def _hand_over(task: Task, routes: Mapping[str, Route], judged: Source, test: So
     )
     task.on_event(Event("measuring", 1, 1))
     rows = [latency_row(latencies, threads=task.threads), *counted_rows(networks), agreement_row(networks, judged)]
-    notes = _budget_notes(rows[0], route, task.budgets)
+    notes = _budget_notes(rows[0], route.measured, task.budgets)
     if test is not None:
         started = time.monotonic()
         row, sentences = tested(models, test, threads=task.threads, on_event=task.on_event)
@@ -221,15 +221,14 @@ def _hand_over(task: Task, routes: Mapping[str, Route], judged: Source, test: So
     )
 
 
-def _budget_notes(latency: Row, route: Route, budgets: Mapping[Quantity, Budget]) -> tuple[str, ...]:
-    """A sentence where the closing measurement is above the budget that the plan had met when it was measured."""
-    if "latency" not in budgets:
+def _budget_notes(latency: Row, chosen: float | None, budgets: Mapping[Quantity, Budget]) -> tuple[str, ...]:
+    """A sentence where the closing measurement is above the budget that the plan had met when it was chosen."""
+    if chosen is None:
         return ()
     share = budgets["latency"].limit(latency.teacher.value) / latency.teacher.value
     closing = latency.compressed.relative or 0.0
     if closing <= share:
         return ()
-    chosen = max(turn.measured for turn in route.attempts if turn.measured <= share)
     sentence = (
         f"The closing measurement, {closing:.1%} of the teacher's latency, is above the budget of "
         f"{budgets['latency']}; the plan measured {chosen:.1%} when it was chosen. The machine was busy: close other "
@@ -246,18 +245,19 @@ def _write(result: Compressed, folder: Path) -> None:
     write_bytes(folder / "model.onnx", result.onnx)
 
 
-def _readable(model: nn.Module, source: Source | None, test: Source | None) -> ImageNetwork:
-    """The network, that all images fit."""
-    network = as_network(model)
-    for images in (source, test):
-        if images is not None:
-            network.check_images(images.images)
+def _checked(model: nn.Module, source: Source | None, test: Source | None, *, dreams: int) -> ImageNetwork:
+    """The network, that all images fit, of which there are enough."""
+    network = readable(model, source, test)
+    if source is None and dreams < LEAST_DREAMS:
+        raise RangeError(f"dreams must be at least {LEAST_DREAMS} to teach and to judge with, got {dreams}")
     if test is not None and test.labels is None:
         raise ReferenceNotFound(f"the test images {test.name!r} have no labels, so accuracy cannot be measured")
     return network
 
 
-def _check_counts(*, dreams: int, teach_steps: int) -> None:
-    if dreams < LEAST_DREAMS:
-        raise RangeError(f"dreams must be at least {LEAST_DREAMS} to teach and to judge with, got {dreams}")
-    check_counts(teach_steps=teach_steps)
+def _matching(table: LatencyTable | None, threads: int) -> LatencyTable | None:
+    """The table, that was measured as the networks will be."""
+    wanted = OnnxRuntime(threads=threads).environment
+    if table is not None and table.environment != wanted:
+        raise RangeError(f"the latency table is of {table.environment}, and not of {wanted}, as threads={threads} asks")
+    return table

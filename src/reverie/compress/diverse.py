@@ -17,9 +17,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from reverie.compress.allocator import HIGHS, KNAPSACK, Allocation, allocate
+from reverie.compress.allocator import HIGHS, KNAPSACK, Allocation, allocate, gap_of
 from reverie.compress.arrays import compile_problem
-from reverie.compress.integer_program import Problem, solve_coupled
+from reverie.compress.integer_program import Compiled, solve_coupled
 from reverie.compress.knapsack import Relaxed, improved, relaxed, solve_knapsack
 from reverie.compress.options import PairCost, Site
 from reverie.core.errors import RangeError
@@ -87,19 +87,19 @@ def diverse_allocations(
     return tuple(found)
 
 
-def _told(problem: Problem, picked: Sequence[int], bound: float, solver: str) -> Allocation:
+def _told(problem: Compiled, picked: Sequence[int], bound: float, solver: str) -> Allocation:
     loss, costs = problem.loss(picked), problem.costs(picked)
     return Allocation(
         choice=dict(zip(problem.names, picked, strict=True)),
         loss=loss,
         costs=dict(zip(problem.budgets, costs, strict=True)),
         lower_bound=bound,
-        gap=(loss - bound) / max(abs(loss), 1e-300),
+        gap=gap_of(loss, bound),
         solver=solver,
     )
 
 
-def _another(problem: Problem, limit: float, chosen: Sequence[tuple[int, ...]], most: int) -> list[int] | None:
+def _another(problem: Compiled, limit: float, chosen: Sequence[tuple[int, ...]], most: int) -> list[int] | None:
     """An allocation that shares at most `most` options with each of those chosen; None where none was found."""
     earlier = np.array(chosen)
     possible = [mask.copy() for mask in problem.possible]

@@ -7,7 +7,7 @@ arXiv:2110.10811, and Cai et al. (ZeroQ), 2020, arXiv:2001.00281, section 3 (div
 """
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 
 from reverie.compress.importance.gates import gated_slices
 from reverie.compress.importance.products import gate_slopes
+from reverie.compress.plan import apply_plan
+from reverie.compress.sites import Sites
+from reverie.core.counts import check_counts
+from reverie.core.errors import RangeError
 from reverie.core.events import Event, Listener, silent
-from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import generator
 from reverie.core.source import Source
@@ -24,7 +27,9 @@ from reverie.distill.batchnorm import batch_norm_layers, reestimate_batch_norm
 from reverie.graph.structure import Structure
 from reverie.metrics.evaluate import predict
 
-__all__ = ["LossChange", "loss_change", "reference_logits", "taylor_scores"]
+__all__ = ["LossChange", "loss_change", "option_losses", "reference_logits", "taylor_scores"]
+
+PROBED_IMAGES = 128
 
 
 def taylor_scores(
@@ -59,10 +64,14 @@ def taylor_scores(
         seed: Decides the projections.
         on_event: Called with the stage "ranking units".
 
+    Raises:
+        RangeError: A number is below 1.
+
     Reference: Molchanov et al., 2019, arXiv:1906.10771, section 3.1. Differs: the criterion of the paper squares the
     change of a labelled loss, summed over a mini-batch; this one needs no labels, does not vanish where the teacher is
     sure, and does not depend on the batch size.
     """
+    check_counts(images=images, batch_size=batch_size, probes=probes)
     body = copy.deepcopy(network.body).eval().requires_grad_(False)
     parameters = dict(body.named_parameters())
     read = {one.tensor for group in structure.free for one in gated_slices(group)}
@@ -129,12 +138,56 @@ def loss_change(teacher_logits: Tensor, edited: nn.Module, source: Source) -> Lo
         source: The images.
     """
     ready = reestimate_batch_norm(edited, source) if batch_norm_layers(edited) else edited
-    with frozen(ready), torch.no_grad():
-        logits = torch.cat([ready(source.floats(pick)) for pick in _slices(len(source))])
-    wanted, given = teacher_logits.log_softmax(1), logits.log_softmax(1)
+    wanted, given = teacher_logits.log_softmax(1), predict(ready, source).log_softmax(1)
     each = (wanted.exp() * (wanted - given)).sum(1).double()
     return LossChange(float(each.mean()), float(each.std() / len(each) ** 0.5))
 
 
-def _slices(count: int, size: int = 128) -> Iterable[slice]:
-    return (slice(start, start + size) for start in range(0, count, size))
+def option_losses(
+    network: ImageNetwork,
+    sites: Sites,
+    scores: Mapping[str, Tensor],
+    source: Source,
+    *,
+    around: Mapping[str, int] | None = None,
+    images: int = PROBED_IMAGES,
+    on_event: Listener = silent,
+) -> tuple[dict[tuple[str, int], float], dict[tuple[str, int], float]]:
+    """What each option alone does to the network's answers, in nats, and the standard error of that.
+
+    Args:
+        network: Untouched.
+        sites: Its options.
+        scores: Group -> (units,): which units a width leaves out.
+        source: Images.
+        around: Site -> units kept by all other sites while an option is measured, and what its loss is counted from;
+            an option that keeps as much or more loses nothing. None is the whole network.
+        images: How many are used at most.
+        on_event: Called with the stage "measuring options on", and the images' name.
+
+    Raises:
+        RangeError: There are fewer images than 2, of which nothing tells how sure a loss is, or an option's answers are
+            no numbers.
+
+    Reference: Cai et al. (ZeroQ), 2020, arXiv:2001.00281, for the divergence of one choice alone.
+    """
+    probed = Source(source.name, source.images[:images])
+    if len(probed) < 2:
+        raise RangeError(f"options are measured on at least 2 images, got {len(probed)} of source {source.name!r}")
+    answers = reference_logits(network, probed)
+    losses, errors = {}, {}
+    others = dict(around or {})
+    options = [(site, width) for site, width in sites.options() if width < others.get(site, width + 1)]
+    before = 0.0
+    if others:
+        edited, _ = apply_plan(network, sites.structure, sites.plan(others, scores))
+        before = loss_change(answers, edited, probed).nats
+    for index, (site, width) in enumerate(options):
+        edited, _ = apply_plan(network, sites.structure, sites.plan({**others, site: width}, scores))
+        try:
+            change = loss_change(answers, edited, probed)
+        except RangeError as error:
+            raise RangeError(f"with {width} units left of {site}, {error}") from error
+        losses[site, width], errors[site, width] = change.nats - before, change.standard_error
+        on_event(Event(f"measuring options on {source.name}", index + 1, len(options)))
+    return losses, errors

@@ -4,14 +4,10 @@ A cut network computes a part of its teacher's channels at every place, so the t
 the teacher's channels that were kept are the student's channels.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
 from reverie.compress.plan import Plan
-from reverie.core.modes import frozen
+from reverie.distill.features import map_shapes
 from reverie.graph.structure import Structure
 
 __all__ = ["matching_features"]
@@ -35,7 +31,7 @@ def matching_features(
     Returns:
         Module name -> the teacher's channels that the student has there, None where it has them all.
     """
-    whole, part = _feature_maps(teacher, example), _feature_maps(student, example)
+    whole, part = map_shapes(teacher, example), map_shapes(student, example)
     makes = {layer.name: layer.out_group for layer in structure.layers}
     chosen: dict[tuple[int, ...], tuple[str, tuple[int, ...] | None]] = {}
     latest: str | None = None
@@ -48,24 +44,3 @@ def matching_features(
         if shape[1] == structure.group(latest).units and part[name] == (shape[0], channels, *shape[2:]):
             chosen[shape[2:]] = (name, kept)
     return dict(chosen.values())
-
-
-def _feature_maps(network: nn.Module, example: Tensor) -> dict[str, tuple[int, ...] | None]:
-    """Module -> shape of what it returned, in the order in which modules finish; None for what is no feature map."""
-    shapes: dict[str, tuple[int, ...] | None] = {}
-
-    def reader(name: str) -> Callable[[nn.Module, tuple[Any, ...], object], None]:
-        def read(_module: nn.Module, _inputs: tuple[Any, ...], output: object) -> None:
-            is_map = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1
-            shapes[name] = tuple(output.shape) if isinstance(output, Tensor) and is_map else None
-
-        return read
-
-    handles = [module.register_forward_hook(reader(name)) for name, module in network.named_modules() if name]
-    try:
-        with frozen(network), torch.no_grad():
-            network(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shapes

@@ -27,7 +27,7 @@ from scipy.sparse import block_array, block_diag, csr_array, eye_array, kron
 
 from reverie.core.errors import VerificationFailed
 
-__all__ = ["Floats", "Link", "Mask", "Pair", "Problem", "Program", "linearize", "solve", "solve_core", "solve_coupled"]
+__all__ = ["Compiled", "Floats", "Link", "Mask", "Pair", "Program", "linearize", "solve", "solve_core", "solve_coupled"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -89,7 +89,7 @@ class Link:
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class Compiled:
     """Sites, options, costs and limits without names; the limits are in the order of `budgets`.
 
     Attributes:
@@ -147,7 +147,7 @@ class Program:
 
 
 def linearize(
-    problem: Problem, allowed: Sequence[Mask], limits: Sequence[float], *, minimize: int | None = None
+    problem: Compiled, allowed: Sequence[Mask], limits: Sequence[float], *, minimize: int | None = None
 ) -> Program | None:
     """The program of least loss, or of least cost of one budget; None where a limit is below every cost.
 
@@ -203,12 +203,12 @@ def _above_floor(blocks: Sequence[Floats], free: Sequence[Mask]) -> tuple[Floats
     return np.where(np.concatenate(free), above, 0.0), math.fsum(floors)
 
 
-def _loss_blocks(problem: Problem, picks: Sequence[NDArray[np.intp]]) -> list[Floats]:
+def _loss_blocks(problem: Compiled, picks: Sequence[NDArray[np.intp]]) -> list[Floats]:
     losses = [loss[pick] for loss, pick in zip(problem.losses, picks, strict=True)]
     return losses + [pair.losses[np.ix_(picks[pair.a], picks[pair.b])].ravel() for pair in problem.pairs]
 
 
-def _side_conditions(problem: Problem, picks: Sequence[NDArray[np.intp]], columns: int) -> list[LinearConstraint]:
+def _side_conditions(problem: Compiled, picks: Sequence[NDArray[np.intp]], columns: int) -> list[LinearConstraint]:
     """Linked options are equal, and allocations are unlike others."""
     starts = np.concatenate([[0], np.cumsum([len(pick) for pick in picks])])
 
@@ -230,7 +230,7 @@ def _side_conditions(problem: Problem, picks: Sequence[NDArray[np.intp]], column
     return made
 
 
-def _local_marginals(problem: Problem, picks: Sequence[NDArray[np.intp]]) -> LinearConstraint:
+def _local_marginals(problem: Compiled, picks: Sequence[NDArray[np.intp]]) -> LinearConstraint:
     """One option per site; row and column sums of a pair's variables equal the variables of its sites."""
     sizes = [len(pick) for pick in picks]
     one_hot = csr_array(block_diag([np.ones((1, size)) for size in sizes]))
@@ -254,7 +254,7 @@ def _local_marginals(problem: Problem, picks: Sequence[NDArray[np.intp]]) -> Lin
 
 
 def solve(
-    problem: Problem, program: Program, limits: Sequence[float], seconds: float, *, gap: float = 0.0
+    problem: Compiled, program: Program, limits: Sequence[float], seconds: float, *, gap: float = 0.0
 ) -> tuple[list[int] | None, float]:
     """The best options, and a bound that no allocation is below; None where no allocation meets the limits."""
     binaries = len(program.site)
@@ -314,14 +314,14 @@ def _stdout_kept() -> Iterator[None]:
 
 
 def solve_coupled(
-    problem: Problem, limits: Sequence[float], seconds: float, *, gap: float = 0.0
+    problem: Compiled, limits: Sequence[float], seconds: float, *, gap: float = 0.0
 ) -> tuple[list[int] | None, float]:
     """Solve over all options at once; None where no allocation meets the limits."""
     program = linearize(problem, problem.possible, limits)
     return (None, math.inf) if program is None else solve(problem, program, limits, seconds, gap=gap)
 
 
-def _margins(problem: Problem, limits: Sequence[float]) -> tuple[list[Floats], float]:
+def _margins(problem: Compiled, limits: Sequence[float]) -> tuple[list[Floats], float]:
     """For every option, by how much a bound on all allocations rises where it is chosen; and that bound.
 
     For prices p >= 0 of the budgets, sum_s min_o (loss + p . cost)[s, o] - p . limits bounds the loss of every
@@ -365,7 +365,7 @@ def _prices(loss: Floats, costs: Floats, limit: Floats) -> Floats:
     return prices
 
 
-def solve_core(problem: Problem, limits: Sequence[float], seconds: float) -> tuple[list[int] | None, float]:
+def solve_core(problem: Compiled, limits: Sequence[float], seconds: float) -> tuple[list[int] | None, float]:
     """Solve uncoupled sites over the few options near the bound, then prove that no other option could be better.
 
     Whatever an allocation gains by an option with margin m, its loss is at least bound + m. So once the best

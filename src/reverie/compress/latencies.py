@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -12,7 +11,7 @@ from reverie.core.budget import Quantity
 from reverie.core.events import Listener, silent
 from reverie.core.network import ImageNetwork
 from reverie.cost.latency import LatencyTable
-from reverie.cost.layer_graph import ACTIVATIONS, LayerShape
+from reverie.cost.layer_graph import ACTIVATIONS, Kind, LayerShape
 from reverie.graph import probe
 from reverie.graph.structure import Layer
 
@@ -61,8 +60,8 @@ def layer_shape(layer: Layer, in_channels: int, out_channels: int, groups: int) 
     """The shape to time for a layer at other widths."""
     # A depthwise layer whose groups shrink with its channels stays one; a group that keeps a single channel does too.
     depthwise = layer.kind == "depthwise" or (layer.kind == "conv" and groups == in_channels > 1)
-    kind: Literal["conv", "depthwise", "linear"] = "depthwise" if depthwise else layer.kind
-    return LayerShape(
+    kind: Kind = "depthwise" if depthwise else layer.kind
+    shape = LayerShape(
         kind,
         in_channels,
         out_channels,
@@ -75,6 +74,10 @@ def layer_shape(layer: Layer, in_channels: int, out_channels: int, groups: int) 
         adds=layer.adds,
         activation=layer.activation if layer.activation in ACTIVATIONS else None,
     )
+    if kind != "transposed":
+        return shape
+    more = zip(layer.output_size, shape.output_size, strict=True)
+    return replace(shape, output_padding=tuple(side - made for side, made in more))
 
 
 def macs_at(layer: Layer, in_channels: int, out_channels: int, groups: int) -> float:

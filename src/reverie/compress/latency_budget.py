@@ -7,7 +7,7 @@ Cost: a network built and measured per turn, some seconds each; mostly one to th
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reverie.compress.closed_loop import meet_budget
 from reverie.compress.plan import Plan
@@ -33,11 +33,13 @@ class Met:
     Attributes:
         solution: The plan, with its predictions.
         timing: Its last measurement beside the teacher.
+        measured: Share of the teacher's latency that it was chosen for: the mean of the measurements that count.
         attempts: All plans that were measured, as shares of the teacher's latency.
     """
 
     solution: Solution
     timing: Timing
+    measured: float
     attempts: tuple[Attempted, ...]
 
 
@@ -46,6 +48,7 @@ def meet_latency(
     limits: Mapping[str, float],
     measure: Callable[[Plan], Timing],
     *,
+    counted: Callable[[Plan], Mapping[str, float]] | None = None,
     margin: float = MARGIN,
     attempts: int = ATTEMPTS,
     on_event: Listener = silent,
@@ -56,6 +59,7 @@ def meet_latency(
         study: With a column "latency".
         limits: Column -> upper limit as a share of the teacher's, "latency" among them.
         measure: Builds a plan's network and times it beside the teacher.
+        counted: As for `Study.solve`, for the columns that are not "latency".
         margin: Share of the latency limit that is kept free for the next measurement, in [0, 1).
         attempts: Plans that are measured at most.
         on_event: Called with the stage "measuring plans".
@@ -64,15 +68,20 @@ def meet_latency(
         BudgetInfeasible: No plan is within the limits.
     """
     timings: dict[str, Timing] = {}
-
     others = {column: share for column, share in limits.items() if column != "latency"}
 
     def solve(limit: float) -> tuple[Solution, float]:
-        found = study.solve({**others, "latency": limit}, spend="latency", gap=1e-4)
+        found = study.solve({**others, "latency": limit}, spend="latency", gap=1e-4, counted=counted)
         return found, found.shares["latency"]
 
     def beside(solution: Solution) -> list[tuple[Solution, float, float]]:
         return [(one, one.shares["latency"], one.loss) for one in study.beside(solution, others)]
+
+    def true_of(solution: Solution) -> Mapping[str, float]:
+        return {} if counted is None else counted(solution.plan)
+
+    def allowed(solution: Solution) -> bool:
+        return all(share <= others[column] for column, share in true_of(solution).items())
 
     def measured(solution: Solution) -> tuple[float, float]:
         timing = timings[solution.plan.digest()] = measure(solution.plan)
@@ -81,14 +90,9 @@ def meet_latency(
 
     aim = limits["latency"] * (1 - margin)
     best, tried = meet_budget(
-        solve,
-        measured,
-        budget=aim,
-        first_limit=aim,
-        beside=beside,
-        tolerance=WIDTH,
-        attempts=attempts,
+        solve, measured, budget=aim, first_limit=aim, beside=beside, allowed=allowed, tolerance=WIDTH, attempts=attempts
     )
     on_event(Event("measuring plans", len(timings), len(timings)))
     turns = tuple(Attempted(one.predicted, one.measured) for one in tried)
-    return Met(best.solution, timings[best.solution.plan.digest()], turns)
+    solution = replace(best.solution, shares={**best.solution.shares, **true_of(best.solution)})
+    return Met(solution, timings[solution.plan.digest()], best.measured, turns)

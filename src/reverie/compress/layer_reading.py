@@ -1,15 +1,17 @@
 """What convolutions and linear layers read and give, as the rows and columns of a matrix product."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.core.counts import check_counts
+from reverie.core.errors import RangeError
 from reverie.core.network import ImageNetwork
+from reverie.core.tap import tap
 
-__all__ = ["Fittable", "fits", "fittable", "output_rows", "read_layers", "rows_read"]
+__all__ = ["Fittable", "check_fit", "fits", "fittable", "output_rows", "read_layers", "rows_read"]
 
 Fittable = nn.Conv2d | nn.Linear
 
@@ -30,23 +32,22 @@ def fittable(network: ImageNetwork, name: str) -> Fittable:
     return module
 
 
+def check_fit(*, ridge: float, **counts: int) -> None:
+    """Refuse what nothing can be fitted with, by the name of the caller's argument.
+
+    Raises:
+        RangeError: The ridge is not above 0, or a count below 1.
+    """
+    if not ridge > 0:
+        raise RangeError(f"ridge must be above 0, got {ridge}")
+    check_counts(**counts)
+
+
 def read_layers(network: ImageNetwork, names: Sequence[str], pixels: Tensor) -> Mapping[str, tuple[Tensor, Tensor]]:
-    """Input and output of some layers, of their last call."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        def read(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            seen[name] = (inputs[0].detach(), output.detach())
-
-        return read
-
-    handles = [fittable(network, name).register_forward_hook(note(name)) for name in names]
-    try:
+    """Input and output of some layers, at least one, of their last call."""
+    with tap(network.body, list(names)) as seen:
         network(pixels)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+    return {name: (reading.input.detach(), reading.output.detach()) for name, reading in seen.items()}
 
 
 def rows_read(layer: Fittable, x: Tensor) -> Tensor:

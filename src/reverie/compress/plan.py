@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Plan"]
+from reverie.core.edit import Record
+from reverie.core.network import ImageNetwork
+from reverie.graph import bypass, cut
+from reverie.graph.structure import Structure
+
+__all__ = ["Plan", "apply_plan"]
 
 
 @dataclass(frozen=True)
@@ -48,3 +53,10 @@ class Plan:
         """
         kept = {name: tuple(int(unit) for unit in units) for name, units in value["kept"].items()}
         return Plan(kept, tuple(value["bypassed"]))
+
+
+def apply_plan(network: ImageNetwork, structure: Structure, plan: Plan) -> tuple[ImageNetwork, Record]:
+    """Cut and bypass what a plan says, in a copy; the record replays it on `network.body`."""
+    body, kept = cut(network.body, structure, plan.kept)
+    body, bypassed = bypass(body, structure, plan.bypassed)
+    return network.with_body(body), kept + bypassed

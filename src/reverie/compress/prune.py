@@ -12,39 +12,36 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reverie.compress.evidence import loss_change, reference_logits
+from reverie.compress.evidence import option_losses
+from reverie.compress.hand_over import count_network
 from reverie.compress.importance import Scored, gate_scores, reconstruction_scores
 from reverie.compress.latencies import cost_columns, measure_layers
-from reverie.compress.latency_budget import TOLERANCE, Met, meet_latency
-from reverie.compress.plan import Plan
+from reverie.compress.limits import UNITS, Limits, limits_of
+from reverie.compress.plan import Plan, apply_plan
 from reverie.compress.result import Attempted
 from reverie.compress.ridge import refit
+from reverie.compress.route import example_input, readable
 from reverie.compress.sites import LayerCost, Sites, find_sites
 from reverie.compress.study import Solution, Study, study_of
-from reverie.core.budget import Budget, Quantity, read_budgets
+from reverie.core.budget import Budget, read_budgets
 from reverie.core.counts import check_counts
 from reverie.core.edit import Record
 from reverie.core.errors import BudgetInfeasible
-from reverie.core.events import Event, Listener, silent
+from reverie.core.events import Listener, silent
 from reverie.core.network import ImageNetwork, as_network
 from reverie.core.source import Source
-from reverie.cost.backend import Backend, Servable
-from reverie.cost.count import Count, count
-from reverie.cost.latency import LatencyTable, measure_networks
-from reverie.cost.onnx import export_onnx
+from reverie.cost.backend import Backend
+from reverie.cost.latency import LatencyTable
 from reverie.cost.onnx_runtime import OnnxRuntime
 from reverie.cost.timing import Timing
 from reverie.distill.batchnorm import batch_norm_layers, reestimate_batch_norm
-from reverie.graph import bypass, certify, cut, probe
+from reverie.graph import certify, probe
 from reverie.graph.structure import Structure
 
-__all__ = ["Importance", "Pruned", "option_losses", "prune"]
+__all__ = ["Importance", "Pruned", "prune"]
 
 # Network, structure, images -> scores of units; such as `gate_scores`.
 Importance = Callable[[ImageNetwork, Structure, Source], Mapping[str, Scored]]
-
-PROBED_IMAGES = 128
-UNITS = {"latency": "ms", "macs": "MAC", "size": "byte"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +103,10 @@ def prune(
         on_event: Called with every step of every stage.
 
     Raises:
-        RangeError: No budget is given, or fewer rounds than 1.
+        RangeError: No budget is given, fewer rounds than 1, or fewer images than 2.
         BudgetInfeasible: No plan meets a budget, or none is faster than the given network.
         ShapeError: The images do not fit the network.
+        UnsupportedOp: The network is not on the CPU.
 
     Example:
         >>> from reverie.core.source import noise_source
@@ -121,20 +119,27 @@ def prune(
     """
     budgets = read_budgets(latency=latency, size=size, macs=macs)
     check_counts(rounds=rounds)
-    work = _work(as_network(model), source, importance, compensate=compensate, step=step, most=most)
-    counted = count(work.network, torch.zeros(1, *work.network.image_shape))
+    work = _work(readable(model, source), source, importance, compensate=compensate, step=step, most=most)
     runtime = backend or (OnnxRuntime() if table is None else table.backend)
     table = table or LatencyTable(backend=runtime)
     if "latency" in budgets:
         measure_layers(work.sites, table, on_event=on_event)
-    limits, columns = _shares(work.network, budgets, counted, runtime), cost_columns(table, budgets)
-    study = _studied(work, columns, counted, limits, rounds=rounds, on_event=on_event)
-    return _pruned(work, study, limits, runtime, on_event)
+    limits = limits_of(work.network, work.structure, budgets, count_network(work.network), runtime)
+    study = _studied(work, cost_columns(table, budgets), limits, rounds=rounds, on_event=on_event)
+    return _pruned(work, study, limits, on_event)
 
 
-def _pruned(work: "_Work", study: Study, limits: Mapping[str, float], runtime: Backend, on_event: Listener) -> Pruned:
-    met = _meet(work, study, limits, runtime, on_event) if "latency" in limits else None
-    solution = study.solve(limits) if met is None else met.solution
+def _pruned(work: "_Work", study: Study, limits: Limits, on_event: Listener) -> Pruned:
+    """Meet the budgets; refuse what is not faster where that was asked for."""
+    solution, met = limits.meet(study, on_event=on_event)
+    if met is not None and met.timing.ratio_median + met.timing.ratio_error >= 1:
+        raise BudgetInfeasible(
+            f"the best plan measures {met.timing.ratio_median:.1%} of the given network's latency in "
+            f"{limits.backend.name}, which is not faster, so nothing was changed. Give a lower budget; this network "
+            "may be too small to gain.",
+            cheapest=met.timing.ratio_median * limits.whole["latency"],
+            budget="latency",
+        )
     pruned, record = work.applied(solution.plan, on_event)
     timing, attempts = (None, ()) if met is None else (met.timing, met.attempts)
     return Pruned(pruned, solution.plan, record, solution, study, timing, attempts)
@@ -149,9 +154,8 @@ def _work(
     step: int,
     most: int | None,
 ) -> "_Work":
-    network.check_images(source.images)
     ranking = importance or (_missed_after_refit if compensate else gate_scores)
-    example = (torch.zeros(2, *network.image_shape) - network.mean) / network.std
+    example = example_input(network)
     structure = certify(network.body, probe(network.body, example), example)
     return _Work(network, structure, find_sites(structure, step=step, most=most), source, ranking, compensate)
 
@@ -177,7 +181,7 @@ class _Work:
 
     def applied(self, plan: Plan, on_event: Listener) -> tuple[ImageNetwork, Record]:
         """What a plan leaves, compensated where that was asked for."""
-        pruned, record = _apply(self.network, self.structure, plan)
+        pruned, record = apply_plan(self.network, self.structure, plan)
         if self.compensate:
             pruned = refit(self.network, pruned, record, self.source, on_event=on_event)
             if batch_norm_layers(pruned):
@@ -188,8 +192,7 @@ class _Work:
 def _studied(
     work: _Work,
     columns: Mapping[str, LayerCost],
-    counted: Count,
-    limits: Mapping[str, float],
+    limits: Limits,
     *,
     rounds: int,
     on_event: Listener,
@@ -202,107 +205,25 @@ def _studied(
         turn += 1
         losses, errors = option_losses(work.network, work.sites, scores, work.source, around=around, on_event=on_event)
         study = study_of(work.sites, losses, columns, scores, errors=errors, units=UNITS)
-        study = study.counted({"size": counted.size_bytes, "macs": counted.macs})
+        study = study.counted({"size": limits.whole["size"], "macs": limits.whole["macs"]})
         if turn >= rounds:
             return study
-        found = study.solve({name: share ** (turn / rounds) for name, share in limits.items()}, gap=1e-4)
+        found = study.solve({name: share ** (turn / rounds) for name, share in limits.shares.items()}, gap=1e-4)
         scores, around = _scored_again(work, found.plan, scores, on_event), found.widths
 
 
 def _scored_again(work: _Work, plan: Plan, scores: Mapping[str, Tensor], on_event: Listener) -> dict[str, Tensor]:
     """Scores of the units that a plan leaves, in the network that it leaves; those that went come last."""
     left, _ = work.applied(plan, on_event)
-    example = (torch.zeros(2, *left.image_shape) - left.mean) / left.std
+    example = example_input(left)
     fresh = work.importance(left, certify(left.body, probe(left.body, example), example), work.source)
     again = dict(scores)
-    for group, units in plan.kept.items():
+    for group, before in scores.items():
+        units = plan.kept.get(group, range(len(before)))
         # A group may have lost its name with a block that was bypassed; its units stay as they were ranked.
         if group in fresh and len(fresh[group].value) == len(units):
             values = fresh[group].value
-            ranked = torch.full(scores[group].shape, float(values.min()) - 1, dtype=values.dtype)
+            ranked = torch.full(before.shape, float(values.min()) - 1, dtype=values.dtype)
             ranked[list(units)] = values
             again[group] = ranked
     return again
-
-
-def option_losses(
-    network: ImageNetwork,
-    sites: Sites,
-    scores: Mapping[str, Tensor],
-    source: Source,
-    *,
-    around: Mapping[str, int] | None = None,
-    images: int = PROBED_IMAGES,
-    on_event: Listener = silent,
-) -> tuple[dict[tuple[str, int], float], dict[tuple[str, int], float]]:
-    """What each option alone does to the network's answers, in nats, and the standard error of that.
-
-    Args:
-        network: Untouched.
-        sites: Its options.
-        scores: Group -> (units,): which units a width leaves out.
-        source: Images.
-        around: Site -> units kept by all other sites while an option is measured, and what its loss is counted from;
-            an option that keeps as much or more loses nothing. None is the whole network.
-        images: How many are used at most.
-        on_event: Called with the stage "measuring options".
-
-    Reference: Cai et al. (ZeroQ), 2020, arXiv:2001.00281, for the divergence of one choice alone.
-    """
-    probed = Source(source.name, source.images[:images])
-    answers = reference_logits(network, probed)
-    losses, errors = {}, {}
-    others = dict(around or {})
-    options = [(site, width) for site, width in sites.options() if width < others.get(site, width + 1)]
-    before = 0.0
-    if others:
-        edited, _ = _apply(network, sites.structure, sites.plan(others, scores))
-        before = loss_change(answers, edited, probed).nats
-    for index, (site, width) in enumerate(options):
-        edited, _ = _apply(network, sites.structure, sites.plan({**others, site: width}, scores))
-        change = loss_change(answers, edited, probed)
-        losses[site, width], errors[site, width] = change.nats - before, change.standard_error
-        on_event(Event("measuring options", index + 1, len(options)))
-    return losses, errors
-
-
-def _apply(network: ImageNetwork, structure: Structure, plan: Plan) -> tuple[ImageNetwork, Record]:
-    body, kept = cut(network.body, structure, plan.kept)
-    body, bypassed = bypass(body, structure, plan.bypassed)
-    return network.with_body(body), kept + bypassed
-
-
-def _shares(
-    network: ImageNetwork, budgets: Mapping[Quantity, Budget], counted: Count, backend: Backend
-) -> dict[str, float]:
-    """Budgets as shares of what the given network has or takes."""
-    whole = {"size": float(counted.size_bytes), "macs": float(counted.macs)}
-    if "latency" in budgets:
-        alone = measure_networks({"teacher": _served(network, backend)}, network.image_shape, backend=backend)
-        whole["latency"] = alone["teacher"].median_ms
-    return {quantity: budget.limit(whole[quantity]) / whole[quantity] for quantity, budget in budgets.items()}
-
-
-def _served(network: ImageNetwork, backend: Backend) -> Servable:
-    return network if backend.name in ("torch", "torch-compile", "cuda") else export_onnx(network)
-
-
-def _meet(work: _Work, study: Study, limits: Mapping[str, float], backend: Backend, on_event: Listener) -> Met:
-    """Solve and measure until the latency is within its budget; refuse what is not faster."""
-    network = work.network
-    teacher = _served(network, backend)
-
-    def measure(plan: Plan) -> Timing:
-        candidate, _ = _apply(network, work.structure, plan)
-        models = {"teacher": teacher, "candidate": _served(candidate, backend)}
-        return measure_networks(models, network.image_shape, backend=backend, tolerance=TOLERANCE)["candidate"]
-
-    met = meet_latency(study, limits, measure, on_event=on_event)
-    if met.timing.ratio_median + met.timing.ratio_error >= 1:
-        raise BudgetInfeasible(
-            f"the best plan measures {met.timing.ratio_median:.1%} of the given network's latency in {backend.name}, "
-            "which is not faster, so nothing was changed. Give a lower budget; this network may be too small to gain.",
-            cheapest=met.timing.ratio_median,
-            budget="latency",
-        )
-    return met

@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from reverie.compress.layer_reading import Fittable, fits, fittable, output_rows, read_layers, rows_read
+from reverie.compress.layer_reading import Fittable, check_fit, fits, fittable, output_rows, read_layers, rows_read
 from reverie.core.edit import Keep, Record
-from reverie.core.errors import RangeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork
@@ -68,11 +67,7 @@ def refit(
 
     Fails when: there are fewer images and positions than inputs of a layer; the ridge then keeps what the cut left.
     """
-    if not ridge > 0 or min(images, batch_size, positions) < 1:
-        raise RangeError(
-            f"ridge must be above 0, and images, batch_size and positions at least 1; "
-            f"got {ridge}, {images}, {batch_size} and {positions}"
-        )
+    check_fit(ridge=ridge, images=images, batch_size=batch_size, positions=positions)
     fitted = copy.deepcopy(student)
     order = _from_the_cut_on(teacher, fitted, record, source)
     batches = source.floats(slice(0, min(images, len(source)))).split(batch_size)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from reverie.compress.allocator import Allocation, Option, PairCost, Site
 from reverie.compress.plan import Plan
+from reverie.core.counts import check_counts
 from reverie.core.errors import RangeError
 from reverie.graph.structure import Branch, Group, Layer, Structure
 
@@ -122,8 +123,9 @@ def find_sites(structure: Structure, *, step: int, least: int = 1, most: int | N
             Two hundred widths of two thousand channels differ by less than what can be measured.
 
     Raises:
-        RangeError: `most` leaves no choice.
+        RangeError: `most` leaves no choice, or another number is below 1.
     """
+    check_counts(step=step, least=least)
     if most is not None and most < 2:
         raise RangeError(f"at most {most} widths per site leave nothing to choose; give 2 or more")
     branch_of: dict[str, Branch] = {}
@@ -156,6 +158,7 @@ class _Costs:
     """Cost columns while they are added up, site by site and pair by pair."""
 
     widths: Mapping[str, tuple[int, ...]]
+    branch_of: Mapping[str, Branch]
     fixed: dict[str, float] = field(default_factory=dict)
     single: dict[tuple[str, str], NDArray[np.float64]] = field(default_factory=dict)
     double: dict[tuple[str, str], dict[str, NDArray[np.float64]]] = field(default_factory=dict)
@@ -174,12 +177,17 @@ class _Costs:
             of_pair = self.double.setdefault((rows, columns), {})
             of_pair[column] = of_pair.get(column, 0.0) + matrix
         else:
-            # Three widths or more, as after a concatenation: the change from the full width is taken to be a sum. The
-            # closed loop corrects what this gets wrong.
+            # Three widths or more, as after a concatenation: the change from the full width is taken to be a sum, and
+            # what a bypass takes away is the change of one of its sites. Whoever meets a budget corrects the rest.
             whole = cost({})
             self.fixed[column] = self.fixed.get(column, 0.0) + whole
+            taken: set[str] = set()
             for site in sites:
                 values = np.array([cost({site: width}) - whole for width in self.widths[site]])
+                if site in self.branch_of and self.branch_of[site].module in taken:
+                    values[-1] = 0.0
+                elif site in self.branch_of:
+                    taken.add(self.branch_of[site].module)
                 self.single[site, column] = self.single.get((site, column), 0.0) + values
 
 
@@ -192,7 +200,7 @@ def build_problem(sites: Sites, losses: Mapping[tuple[str, int], float], columns
         columns: Cost name -> cost of one layer at given widths. A column "size", in bytes, also gets the vectors that
             go with each unit.
     """
-    costs = _Costs(sites.widths, dict.fromkeys(columns, 0.0))
+    costs = _Costs(sites.widths, sites.branch_of, dict.fromkeys(columns, 0.0))
     bypassable = {layer: branch for branch in sites.branch_of.values() for layer in branch.layers}
     for layer in sites.structure.layers:
         governing = [

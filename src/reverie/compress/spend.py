@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from reverie.compress.allocator import Allocation, allocate
+from reverie.compress.allocator import Allocation, allocate, gap_of
 from reverie.compress.options import PairCost, Site
 from reverie.compress.sites import Problem
 from reverie.core.errors import VerificationFailed
@@ -64,8 +64,8 @@ def spent(problem: Problem, found: Allocation, budgets: Mapping[str, float], *, 
         for pair in problem.pairs
         if pair.loss is not None
     )
-    gap = (loss - found.lower_bound) / max(abs(loss), 1e-300)
-    return replace(wider, loss=loss, lower_bound=found.lower_bound, gap=max(gap, 0.0))
+    gap = max(gap_of(loss, found.lower_bound), 0.0)
+    return replace(wider, loss=loss, lower_bound=found.lower_bound, gap=gap)
 
 
 def beside(problem: Problem, found: Allocation, budgets: Mapping[str, float]) -> Iterator[Allocation]:
@@ -92,8 +92,7 @@ def beside(problem: Problem, found: Allocation, budgets: Mapping[str, float]) ->
             loss = sum(one.options[choice[one.name]].loss for one in problem.sites)
             loss += sum(float(pair.loss[_at(pair, choice)]) for pair in problem.pairs if pair.loss is not None)
             bound = min(found.lower_bound, loss)
-            gap = (loss - bound) / max(abs(loss), 1e-300)
-            yield replace(found, choice=choice, loss=loss, costs=costs, lower_bound=bound, gap=gap)
+            yield replace(found, choice=choice, loss=loss, costs=costs, lower_bound=bound, gap=gap_of(loss, bound))
 
 
 def _at(pair: PairCost, choice: Mapping[str, int]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ Cost: the allocation alone.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from reverie.compress.options import Option, PairCost, Site
 from reverie.compress.plan import Plan
 from reverie.compress.sites import BYPASS, LayerCost, Problem, Sites, build_problem
 from reverie.compress.spend import beside, spent
-from reverie.core.errors import BudgetInfeasible, CorruptFile, RangeError, ReferenceNotFound
+from reverie.core.errors import BudgetInfeasible, CorruptFile, RangeError, ReferenceNotFound, ReverieError
 from reverie.core.store import read_json, write_json
 from reverie.cost.latency import LatencyTable
 from reverie.cost.predictor import Predictor, fit_predictor
@@ -30,6 +30,8 @@ from reverie.cost.predictor import Predictor, fit_predictor
 __all__ = ["Solution", "Study", "read_study", "study_of"]
 
 FORMAT = 1
+# A plan that is above a limit when it is counted is solved for again this often at most.
+TURNS, ROUNDING = 20, 1e-9
 
 _Value = TypeVar("_Value")
 
@@ -85,19 +87,28 @@ class Study:
         return tuple(self.problem.fixed)
 
     def solve(
-        self, shares: Mapping[str, float], *, spend: str | None = None, gap: float = 0.0, seconds: float = 60.0
+        self,
+        shares: Mapping[str, float],
+        *,
+        spend: str | None = None,
+        gap: float = 0.0,
+        seconds: float = 60.0,
+        counted: Callable[[Plan], Mapping[str, float]] | None = None,
     ) -> Solution:
         """The plan of least loss within shares of the teacher's costs.
 
         Args:
             shares: Column -> upper limit as a share of the teacher's, above 0.
-            spend: Column whose share is used up: where the plan of least loss leaves some of it, units are given back
-                until it is as near as it can be. Nothing that the plan keeps goes. None leaves it.
+            spend: Column whose share is used up, one of `shares`: where the plan of least loss leaves some of it, units
+                are given back until it is as near as it can be. Nothing that the plan keeps goes. None leaves it.
             gap: As for `allocate`.
             seconds: As for `allocate`.
+            counted: Plan -> what it truly leaves of some of these columns, as shares. Where that is above a limit, as
+                it may be if three widths decide what a layer costs, a lower sum is asked for; the solution's shares are
+                then the true ones. None takes the sums as they are.
 
         Raises:
-            ReferenceNotFound: There is no such column.
+            ReferenceNotFound: There is no such column, or `spend` has no limit.
             RangeError: A share is not above 0.
             BudgetInfeasible: No plan is within the shares; `cheapest` is the lowest share that can be reached.
         """
@@ -106,6 +117,35 @@ class Study:
                 raise ReferenceNotFound(f"no cost is called {column!r}; this study has {', '.join(self.columns)}")
             if not share > 0:
                 raise RangeError(f"a budget of {share} of the teacher's {column} leaves nothing; give a share above 0")
+        if spend is not None and spend not in shares:
+            raise ReferenceNotFound(f"{spend!r} cannot be spent without a limit; limits are on {', '.join(shares)}")
+        asked = dict(shares)
+        true: Mapping[str, float] = {}
+        over: list[str] = []
+        cheapest: set[str] = set()
+        for _ in range(TURNS):
+            try:
+                found = self._least(asked, spend, gap, seconds)
+            except BudgetInfeasible as infeasible:
+                column = infeasible.budget
+                if column not in true:
+                    raise
+                if column in cheapest:
+                    raise _out_of_reach(column, shares[column], true[column]) from infeasible
+                # Below the cheapest sum there is nothing to try but the cheapest itself.
+                cheapest.add(column)
+                asked[column] = infeasible.cheapest + ROUNDING
+                continue
+            true = {} if counted is None else counted(found.plan)
+            over = [column for column, share in true.items() if share > shares[column] + ROUNDING]
+            if not over:
+                return replace(found, shares={**found.shares, **true})
+            for column in over:
+                asked[column] = _lower(found.shares[column], true[column], shares[column])
+        raise _out_of_reach(over[0], shares[over[0]], true[over[0]])
+
+    def _least(self, shares: Mapping[str, float], spend: str | None, gap: float, seconds: float) -> Solution:
+        """The plan of least loss whose sums are within shares."""
         budgets = {column: self._sum(column, share) for column, share in shares.items()}
         try:
             if not self.problem.sites:
@@ -114,13 +154,8 @@ class Study:
             if spend is not None:
                 found = spent(self.problem, found, budgets, column=spend)
         except BudgetInfeasible as infeasible:
-            cheapest = self._share(infeasible.budget, infeasible.cheapest)
-            raise BudgetInfeasible(
-                f"a budget of {shares[infeasible.budget]:.1%} of the teacher's {infeasible.budget} is out of reach: "
-                f"the cheapest plan takes {cheapest:.1%}. Raise the budget, or offer cheaper options.",
-                cheapest=cheapest,
-                budget=infeasible.budget,
-            ) from infeasible
+            column = infeasible.budget
+            raise _out_of_reach(column, shares[column], self._share(column, infeasible.cheapest)) from infeasible
         return self._solution(found)
 
     def beside(self, found: Solution, shares: Mapping[str, float]) -> tuple[Solution, ...]:
@@ -283,6 +318,20 @@ class Study:
         return Solution(self.plan(widths), widths, shares, found.loss, sum(variances) ** 0.5, found)
 
 
+def _lower(summed: float, true: float, limit: float) -> float:
+    """The sum at which a plan should be within its limit: on the line through one that is not, and the whole."""
+    return min(1 - (1 - limit) * (1 - summed) / max(1 - true, ROUNDING), summed - ROUNDING)
+
+
+def _out_of_reach(column: str, share: float, cheapest: float) -> BudgetInfeasible:
+    return BudgetInfeasible(
+        f"a budget of {share:.1%} of the teacher's {column} is out of reach: the cheapest plan takes {cheapest:.1%}. "
+        "Raise the budget, or offer cheaper options.",
+        cheapest=cheapest,
+        budget=column,
+    )
+
+
 def study_of(
     sites: Sites,
     losses: Mapping[tuple[str, int], float],
@@ -321,14 +370,15 @@ def read_study(path: Path) -> Study:
 
     Raises:
         CorruptFile: The file is no study of this format.
+        ReferenceNotFound: There is no such file.
     """
     try:
         stored = read_json(path)
         if stored["format"] != FORMAT:
             raise CorruptFile(f"{path} has format {stored['format']}; this version reads format {FORMAT}")
         return _from_json(stored)
-    except (KeyError, TypeError, ValueError, AttributeError, json.JSONDecodeError) as error:
-        if isinstance(error, CorruptFile):
+    except (LookupError, TypeError, ValueError, AttributeError, json.JSONDecodeError) as error:
+        if isinstance(error, ReverieError):
             raise
         raise CorruptFile(f"{path} is no study of a network ({type(error).__name__}: {error})") from error
 
@@ -371,15 +421,16 @@ def _with_costs(mine: Option, theirs: Option) -> Option:
 
 
 def _pair_json(pair: PairCost) -> dict[str, Any]:
-    return {
+    stored = {
         "sites": [pair.site_a, pair.site_b],
         "costs": {column: matrix.tolist() for column, matrix in pair.costs.items()},
         "forbidden": None if pair.forbidden is None else pair.forbidden.tolist(),
     }
+    return stored if pair.loss is None else {**stored, "loss": pair.loss.tolist()}
 
 
 def _pair_from_json(stored: Mapping[str, Any]) -> PairCost:
     a, b = stored["sites"]
     costs = {column: np.array(matrix, dtype=np.float64) for column, matrix in stored["costs"].items()}
     forbidden = None if stored["forbidden"] is None else np.array(stored["forbidden"], dtype=np.bool_)
-    return PairCost(a, b, costs, forbidden)
+    return PairCost(a, b, costs, forbidden, np.array(stored["loss"], dtype=np.float64) if "loss" in stored else None)

@@ -38,6 +38,9 @@ class ShiftAndFlip:
         shift: Largest shift in pixels, along each axis, in both directions; 0 shifts nothing.
         flip: Whether to mirror left and right with probability 1/2.
 
+    Raises:
+        RangeError: The shift is below 0.
+
     Example:
         >>> image = torch.tensor([[[[0.0, 1.0, 2.0]]]])
         >>> ShiftAndFlip(1)(image, torch.Generator().manual_seed(0)).flatten().sort().values
@@ -46,6 +49,10 @@ class ShiftAndFlip:
 
     shift: int
     flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.shift < 0:
+            raise RangeError(f"ShiftAndFlip needs shift >= 0, got shift={self.shift}")
 
     def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """What the network is shown of the images in one step."""
@@ -91,7 +98,8 @@ class RandomAffine:
 
     Attributes:
         shift: Largest shift in pixels, down and across, in both directions, >= 0.
-        zoom: Largest share by which an image grows or shrinks, in [0, 1).
+        zoom: Largest share by which coordinates shrink or grow, in [0, 1): with 0.2 the image appears 0.83 to 1.25
+            times as large.
         turn: Largest turn in radians, in both directions, >= 0.
         flip: Whether to mirror left and right with probability 1/2.
 

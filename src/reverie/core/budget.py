@@ -1,5 +1,6 @@
 """What may be spent, with its unit: a share of the teacher, or an absolute number."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -28,11 +29,20 @@ class Budget:
         quantity: What is limited.
         value: The limit: a share in (0, 1] of the teacher's where `relative`, else milliseconds, bytes or MACs.
         relative: Whether `value` is a share of the teacher's own figure.
+
+    Raises:
+        RangeError: The value is out of its range.
     """
 
     quantity: Quantity
     value: float
     relative: bool
+
+    def __post_init__(self) -> None:
+        if self.relative and not 0 < self.value <= 1:
+            raise RangeError(f"a relative {self.quantity} budget is a share in (0, 1], got {self.value:g}")
+        if not 0 < self.value < math.inf:
+            raise RangeError(f"a {self.quantity} budget is above 0, got {self.value:g}")
 
     @staticmethod
     def parse(text: str, quantity: Quantity) -> "Budget":
@@ -73,14 +83,15 @@ class Budget:
         return self.value * teacher if self.relative else self.value
 
     def __str__(self) -> str:
+        # All digits: two budgets that differ are two runs, and a run is known by what is printed here.
         if self.relative:
-            return f"{100 * self.value:.4g}%"
+            return f"{100 * self.value:.15g}%"
         unit, factor = max(
             ((name, factor) for name, factor in UNITS[self.quantity].items() if factor <= self.value),
             key=lambda pair: pair[1],
             default=next(iter(UNITS[self.quantity].items())),
         )
-        return f"{self.value / factor:.4g} {unit}"
+        return f"{self.value / factor:.15g} {unit}"
 
 
 def read_budgets(
@@ -94,18 +105,24 @@ def read_budgets(
         macs: Likewise.
 
     Raises:
-        RangeError: None is given, or one cannot be read.
+        RangeError: None is given, one cannot be read, or it is for another quantity.
 
     Example:
         >>> read_budgets(latency="60%")
         {'latency': Budget(quantity='latency', value=0.6, relative=True)}
     """
     given: dict[Quantity, Budget | str | None] = {"latency": latency, "size": size, "macs": macs}
-    found = {
-        quantity: Budget.parse(one, quantity) if isinstance(one, str) else one
-        for quantity, one in given.items()
-        if one is not None
-    }
+    found = {quantity: _read(quantity, one) for quantity, one in given.items() if one is not None}
     if not found:
         raise RangeError('nothing to meet: give at least one budget, such as latency="60%" (--latency 60%)')
     return found
+
+
+def _read(quantity: Quantity, given: Budget | str) -> Budget:
+    if isinstance(given, str):
+        return Budget.parse(given, quantity)
+    if not isinstance(given, Budget):
+        raise RangeError(f"{quantity}={given!r} has no unit. Write {EXAMPLES[quantity]}, as text.")
+    if given.quantity != quantity:
+        raise RangeError(f"{quantity} was given a budget for the {given.quantity}, {given}. Give {given.quantity}=...")
+    return given

@@ -61,7 +61,12 @@ def _cut(name: str, tensor: Tensor, by_dim: Mapping[int, tuple[int, ...]]) -> Te
     is_parameter, needs_gradient = isinstance(tensor, nn.Parameter), tensor.requires_grad
     with torch.no_grad():
         for dim, indices in by_dim.items():
-            size = tensor.shape[dim] if 0 <= dim < tensor.ndim else 0
+            if not 0 <= dim < tensor.ndim:
+                raise ShapeError(
+                    f"the record cuts dimension {dim} of {name}, which has {tensor.ndim} dimensions; "
+                    "the record belongs to another network"
+                )
+            size = tensor.shape[dim]
             if indices and not 0 <= min(indices) <= max(indices) < size:
                 outside = next(index for index in indices if not 0 <= index < size)
                 raise ShapeError(

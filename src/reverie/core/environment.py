@@ -3,13 +3,17 @@
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 __all__ = ["PACKAGES", "commit", "environment", "load_average", "machine", "processor", "usable_cores", "versions"]
 
-PACKAGES = ("reverie", "torch", "numpy", "onnx", "onnxscript", "onnxruntime", "scipy", "safetensors", "pillow", "timm")
+PACKAGES = (
+    "reverie", "torch", "torchvision", "numpy", "onnx", "onnxscript", "onnxruntime", "openvino", "scipy", "safetensors",
+    "pillow", "timm",
+)  # fmt: skip
 
 
 def environment() -> dict[str, Any]:
@@ -18,13 +22,15 @@ def environment() -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """The machine's facts that move a figure: processor, cores that this process may use, memory, system, load.
+    """The machine's facts that move a figure: processors, cores that this process may use, memory, system, load.
 
-    Units: `memory_bytes` bytes; `load_average` runnable processes over one minute, None where the system has none.
+    Units: `memory_bytes` bytes; `load_average` runnable processes over one minute, None where the system has none;
+    `gpu` is None where PyTorch finds none, or was not used.
     """
     return {
         "processor": processor(),
         "architecture": platform.machine(),
+        "gpu": _gpu(),
         "cores": usable_cores(),
         "memory_bytes": _memory_bytes(),
         "system": f"{platform.system()} {platform.release()}",
@@ -56,21 +62,25 @@ def versions() -> dict[str, str]:
 def commit() -> str | None:
     """The commit of the source tree this package runs from, with "+changes" where files differ from it.
 
-    None for an installed package, and where git is not there or knows no commit.
+    "+unknown" where git does not say whether they do. None for an installed package, and where git is not there or
+    knows no commit.
     """
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
-    head = _git(root, "rev-parse", "HEAD")
+    git = ("git", "-C", str(root))
+    head = _said(*git, "rev-parse", "HEAD")
     if not head:
         return None
-    return f"{head}+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
+    changes = _said(*git, "status", "--porcelain", "--untracked-files=no")
+    return head if changes == "" else f"{head}+{'unknown' if changes is None else 'changes'}"
 
 
-def _git(root: Path, *words: str) -> str | None:
+def _said(*words: str) -> str | None:
+    """What a program of the user's prints; None where it fails or is not there."""
     try:
         done = subprocess.run(  # noqa: S603  fixed words, no shell
-            ["git", "-C", str(root), *words],  # noqa: S607  the user's own git
+            words,
             capture_output=True,
             text=True,
             timeout=20,
@@ -82,14 +92,31 @@ def _git(root: Path, *words: str) -> str | None:
 
 
 def processor() -> str:
-    """The name that the processor gives itself, such as "AMD EPYC"."""
+    """The name that the processor gives itself, such as "AMD EPYC"; where it gives none, its board and its parts."""
+    if platform.system() == "Darwin":
+        return _said("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    facts: dict[str, dict[str, None]] = {}
+    for line in _text("/proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip(), {})[value.strip()] = None
+    if "model name" in facts:
+        return next(iter(facts["model name"]))
+    board = _text("/proc/device-tree/model").strip("\0\n ")
+    parts = [f"{name} {' '.join(facts[f'CPU {name}'])}" for name in ("implementer", "part") if f"CPU {name}" in facts]
+    return ", ".join(filter(None, [board, *parts])) or platform.processor() or platform.machine()
+
+
+def _text(path: str) -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return Path(path).read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+def _gpu() -> str | None:
+    # Where nobody has loaded PyTorch, nothing was measured on its device, and loading it takes a second.
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
 
 
 def _memory_bytes() -> int | None:

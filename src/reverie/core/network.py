@@ -135,4 +135,7 @@ def as_network(model: nn.Module, image_shape: Sequence[int] | None = None) -> Im
             f"{type(model).__name__} does not say which images it takes. Wrap it: "
             "reverie.ImageNetwork(model, image_shape=(3, 32, 32), mean=[...], std=[...])"
         )
-    return ImageNetwork(model, image_shape=image_shape)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    network = ImageNetwork(model, image_shape=image_shape)
+    network.mean, network.std = network.mean.to(device), network.std.to(device)
+    return network

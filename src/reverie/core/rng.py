@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["derive_seed", "generator", "preserved_rng"]
+__all__ = ["derive_seed", "generator", "preserved_rng", "seed_global"]
 
 
 def derive_seed(seed: int, *path: str | int) -> int:
@@ -43,3 +43,26 @@ def preserved_rng() -> Iterator[None]:
     """
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()):
         yield
+
+
+def seed_global(seed: int) -> None:
+    """Seed PyTorch's global random state, within `preserved_rng`, for code that draws from nothing else.
+
+    Unlike `torch.manual_seed` it seeds only what `preserved_rng` puts back: the processor, and CUDA where it runs
+    already. Before that, PyTorch would keep the seed for when CUDA starts, and the user's own would be lost.
+
+    Args:
+        seed: As `torch.manual_seed` takes it.
+
+    Example:
+        >>> with preserved_rng():
+        ...     seed_global(3)
+        ...     first = torch.rand(1)
+        >>> with preserved_rng():
+        ...     seed_global(3)
+        ...     bool(torch.rand(1) == first)
+        True
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)

@@ -4,6 +4,7 @@ Every finished stage leaves a file; a stage whose file is there is read, not don
 moment which command it belongs to, so another one is refused instead of mixed in.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,9 +53,7 @@ class RunFolder:
         """
         file = self.file(f"stages/{name}.json")
         if file is not None and file.exists():
-            stored = read_json(file)
-            if not isinstance(stored, dict) or not {"seconds", "value"} <= stored.keys():
-                raise CorruptFile(f"{file} is not a stage of a run. Delete it to do that stage again.")
+            stored = _read_stage(file, "seconds", "value")
             self.seconds[name] = stored["seconds"]
             value: dict[str, Any] = stored["value"]
             return value
@@ -80,15 +79,28 @@ class RunFolder:
         return record
 
     def timed(self, name: str, do: Callable[[], Value]) -> Value:
-        """Do something that keeps its own files, and add the time it took to what it took in earlier runs."""
+        """Do something that keeps its own files, and add the time it took to what it took in earlier runs.
+
+        Raises:
+            CorruptFile: The file of those times is not one that this method wrote.
+        """
         file = self.file(f"stages/{name}.json")
-        before = read_json(file)["seconds"] if file is not None and file.exists() else 0.0
+        before = _read_stage(file, "seconds")["seconds"] if file is not None and file.exists() else 0.0
         started = time.monotonic()
-        value = do()
-        self.seconds[name] = before + time.monotonic() - started
-        if file is not None:
-            write_json(file, {"seconds": self.seconds[name]})
-        return value
+        try:
+            return do()
+        finally:
+            self.seconds[name] = before + time.monotonic() - started
+            if file is not None:
+                write_json(file, {"seconds": self.seconds[name]})
+
+
+def _read_stage(file: Path, *names: str) -> dict[str, Any]:
+    stored = read_json(file)
+    known = isinstance(stored, dict) and stored.keys() >= set(names)
+    if not known or not isinstance(stored["seconds"], int | float):
+        raise CorruptFile(f"{file} is not a stage of a run. Delete it to do that stage again.")
+    return dict(stored)
 
 
 @contextmanager
@@ -102,20 +114,24 @@ def open_run(path: Path | None, *, verb: str, config: Mapping[str, Any]) -> Iter
 
     Raises:
         FolderInUse: The folder holds another run or other files, or another process is writing to it.
+        CorruptFile: Its `run.json` is damaged, or of another format.
         NotWritable: The folder cannot be written.
     """
     head = {"format": RUN_FORMAT, "verb": verb, "config": dict(config)}
     if path is None:
         yield RunFolder(None, head)
         return
-    strangers = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    # What begins with a dot is the lock, and what a kill left of a file that was being written.
+    strangers = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")] if path.is_dir() else []
     if path.exists() and not path.is_dir():
         raise FolderInUse(f"{path} is a file; choose a folder that does not exist yet")
-    if strangers and RUN_FILE not in strangers and strangers != [".lock"]:
+    if strangers and RUN_FILE not in strangers:
         raise FolderInUse(
             f"{path} holds other files ({', '.join(sorted(strangers)[:3])}); choose a folder that is empty or new"
         )
     with locked(path):
+        for left in path.glob(f".{RUN_FILE}.*.part"):
+            left.unlink(missing_ok=True)
         run_file = path / RUN_FILE
         if run_file.exists():
             _check_same(path, read_json(run_file), verb=verb, config=config)
@@ -127,12 +143,18 @@ def open_run(path: Path | None, *, verb: str, config: Mapping[str, Any]) -> Iter
 def _check_same(path: Path, found: object, *, verb: str, config: Mapping[str, Any]) -> None:
     if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
         raise CorruptFile(f"{path / RUN_FILE} is not the record of a run. Choose another folder.")
+    if found.get("format") != RUN_FORMAT:
+        raise CorruptFile(
+            f"{path / RUN_FILE} has format {found.get('format')}; this version reads format {RUN_FORMAT}. "
+            "Choose another folder."
+        )
     if found.get("verb") != verb:
         raise FolderInUse(f"{path} holds a run of `{found.get('verb')}`, not `{verb}`. Choose another folder.")
     there: dict[str, Any] = found["config"]
-    differing = [name for name in {**there, **config} if there.get(name) != config.get(name)]
+    here: dict[str, Any] = json.loads(json.dumps(dict(config)))
+    differing = [name for name in {**there, **here} if there.get(name) != here.get(name)]
     if differing:
-        details = ", ".join(_difference(name, there.get(name), config.get(name)) for name in differing[:3])
+        details = ", ".join(_difference(name, there.get(name), here.get(name)) for name in differing[:3])
         raise FolderInUse(f"{path} holds another run: {details}. Choose another folder, or give the same options.")
 
 

@@ -14,8 +14,8 @@ __all__ = ["Reading", "select_layers", "tap"]
 
 NAMES_SHOWN = 12
 
-# Kinds of layers, qualified names, or a predicate of both.
-Selector = type[nn.Module] | tuple[type[nn.Module], ...] | Collection[str] | Callable[[str, nn.Module], bool]
+# A kind of layer, kinds and qualified names, or a predicate of both.
+Selector = type[nn.Module] | Collection[type[nn.Module] | str] | Callable[[str, nn.Module], bool]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ def select_layers(model: nn.Module, at: Selector) -> dict[str, nn.Module]:
 
     Args:
         model: Any module.
-        at: A layer type, a tuple of types, qualified names, or a predicate of (qualified name, module).
+        at: A layer type, layer types and qualified names, or a predicate of (qualified name, module). A module of
+            several names is found by each, and by its kind or a predicate once.
 
     Raises:
         ReferenceNotFound: No layer matches, or one that is named is not there.
@@ -40,36 +41,37 @@ def select_layers(model: nn.Module, at: Selector) -> dict[str, nn.Module]:
         >>> list(select_layers(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), ["1"]))
         ['1']
     """
-    layers, kinds = dict(model.named_modules()), _kinds(at)
-    if not kinds and not callable(at):
-        return _named(model, layers, [at] if isinstance(at, str) else [str(name) for name in at])
-    chosen = {
-        name: module
-        for name, module in layers.items()
-        if (isinstance(module, kinds) if kinds or not callable(at) else at(name, module))
-    }
+    layers = dict(model.named_modules())
+    if isinstance(at, str | type):
+        at = [at]
+    if callable(at):
+        chosen = {name: module for name, module in layers.items() if at(name, module)}
+        wanted = "layer matches the predicate"
+    else:
+        kinds = tuple(one for one in at if isinstance(one, type))
+        named = _named(model, [one for one in at if not isinstance(one, type)])
+        chosen = {
+            name: module
+            for name, module in model.named_modules(remove_duplicate=False)
+            if name in named or (name in layers and isinstance(module, kinds))
+        }
+        wanted = f"layer matches {' or '.join(kind.__name__ for kind in kinds)}" if kinds else "layer is named"
     if not chosen:
-        wanted = " or ".join(kind.__name__ for kind in kinds) or at
         found = sorted({type(module).__name__ for module in layers.values()})
-        raise ReferenceNotFound(f"no layer matches {wanted}; {type(model).__name__} is made of {', '.join(found)}")
+        raise ReferenceNotFound(f"no {wanted}; {type(model).__name__} is made of {', '.join(found)}")
     return chosen
 
 
-def _kinds(at: Selector) -> tuple[type[nn.Module], ...]:
-    """The layer types of a selector; none where it is of another sort."""
-    if isinstance(at, type):
-        return (at,)
-    return tuple(one for one in at if isinstance(one, type)) if isinstance(at, tuple) else ()
-
-
-def _named(model: nn.Module, layers: Mapping[str, nn.Module], names: Collection[str]) -> dict[str, nn.Module]:
-    missing = next((name for name in names if name not in layers), None)
+def _named(model: nn.Module, names: Collection[str]) -> Collection[str]:
+    """The names, each of which the model has."""
+    known = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    missing = next((name for name in names if name not in known), None)
     if missing is not None:
-        known = [name for name in layers if name]
+        known = [name for name in known if name]
         close = difflib.get_close_matches(missing, known, n=4)
         said = f"Did you mean {' or '.join(close)}?" if close else f"It has {', '.join(known[:NAMES_SHOWN])}"
         raise ReferenceNotFound(f"{type(model).__name__} has no layer {missing!r}. {said}{'' if close else ' ...'}")
-    return {name: module for name, module in layers.items() if name in names}
+    return names
 
 
 @contextmanager
@@ -81,7 +83,7 @@ def tap(model: nn.Module, at: Selector) -> Iterator[Mapping[str, Reading]]:
 
     Args:
         model: Any module.
-        at: A layer type, a tuple of types, qualified names, or a predicate of (qualified name, module).
+        at: As for `select_layers`.
 
     Raises:
         ReferenceNotFound: No layer matches, or one that is named is not there.

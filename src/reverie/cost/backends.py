@@ -53,6 +53,7 @@ def backend_of(name: str, *, threads: int = 1) -> Backend:
     Raises:
         ReferenceNotFound: There is no such backend.
         MissingExtra: Its runtime is not installed, or its device is not there.
+        RangeError: There is no thread.
 
     Example:
         >>> backend_of("onnxruntime", threads=2).threads

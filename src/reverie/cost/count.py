@@ -7,20 +7,19 @@ normalization) does not count, by the usual definition. An operator of neither k
 Cost: one forward on fake tensors, a tenth of a second for twenty layers; no memory for activations.
 """
 
+import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from reverie.core.errors import ShapeError
-from reverie.core.modes import frozen
 
 __all__ = ["Count", "count"]
 
@@ -83,8 +82,12 @@ def count(model: nn.Module, example: Tensor) -> Count:
         raise ShapeError(f"counting needs at least one image, got an example of shape {tuple(example.shape)}")
     counter = _Counter()
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    with frozen(model), torch.no_grad(), _following(model, counter), fake, counter:
-        model(fake.from_tensor(example))
+    # A copy, so that no fake tensor stays in a network that keeps what it has computed.
+    with FakeCopyMode(fake):
+        subject = copy.deepcopy(model).eval()
+    _follow(subject, counter)
+    with torch.no_grad(), fake, counter:
+        subject(fake.from_tensor(example))
     state = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values() if isinstance(tensor, Tensor)}
     return Count(
         macs=sum(counter.macs.values()) // len(example),
@@ -128,8 +131,7 @@ def _is_linear_work(func: torch._ops.OpOverload) -> bool:
     return factory or by_name or func.is_view or torch.Tag.pointwise in func.tags
 
 
-@contextmanager
-def _following(model: nn.Module, counter: _Counter) -> Iterator[None]:
+def _follow(model: nn.Module, counter: _Counter) -> None:
     """Keep `counter.path` at the module that is running."""
 
     def enter(name: str) -> Callable[..., None]:
@@ -138,11 +140,6 @@ def _following(model: nn.Module, counter: _Counter) -> Iterator[None]:
     def leave(*_: object) -> None:
         counter.path.pop()
 
-    handles = []
-    try:
-        for name, module in model.named_modules():
-            handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave)]
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(enter(name))
+        module.register_forward_hook(leave)

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reverie.core.errors import CorruptFile, ReferenceNotFound
+from reverie.core.counts import check_counts
+from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound
 from reverie.core.events import Event, Listener, silent
 from reverie.core.store import read_json, write_json
 from reverie.cost.backend import Backend, Servable
 from reverie.cost.layer_graph import LayerShape
 from reverie.cost.onnx_runtime import OnnxRuntime
-from reverie.cost.sampling import NEGLIGIBLE, STRAIGHT, fill, next_points
+from reverie.cost.sampling import NEGLIGIBLE, fill, next_points
 from reverie.cost.timing import Run, Samples, Timing, collect, interleave, median_error
 
 __all__ = [
@@ -45,6 +46,8 @@ YARDSTICK_COPIES = 4
 TOGETHER = 8
 # A layer is known once the interval of its median is within 3 %, or within 1/2000 of the yardstick.
 TOLERANCE = 0.03
+# Among the layers of a table: what one call costs that computes nothing.
+CALL = "call"
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,8 @@ def read_summaries(path: Path) -> tuple[TableSummary, ...]:
     return tuple(
         TableSummary(
             environment,
-            len(table["layers"]),
-            sum(bool(entry["measured"]) for entry in table["layers"].values()),
+            len(table["layers"].keys() - {CALL}),
+            _timed(table["layers"]),
             float(table["yardstick_ms"]),
         )
         for environment, table in sorted(_read(path)["tables"].items())
@@ -153,7 +156,7 @@ def measure_networks(
     *,
     reference: str = "teacher",
     batch: int = 1,
-    threads: int = 1,
+    threads: int | None = None,
     backend: Backend | None = None,
     tolerance: float = 0.01,
     seconds: float = 10.0,
@@ -164,17 +167,19 @@ def measure_networks(
         models: Name -> network, or the content of an ONNX file with the input "images".
         image_shape: (channels, height, width).
         reference: Name of the network that ratios refer to.
-        batch: Images at once.
-        threads: Threads of ONNX Runtime, where no backend is given.
+        batch: Images at once, at least 1.
+        threads: Threads of ONNX Runtime, at least 1; None is one. A backend that is given has its own.
         backend: The runtime; None is ONNX Runtime.
         tolerance: Stop once every ratio's 95 % interval is within this share of it.
         seconds: Stop after this time in any case.
 
     Raises:
         ReferenceNotFound: No network has the reference's name.
+        RangeError: A count is below 1, or threads are given beside a backend.
         CorruptFile: The runtime cannot load a model.
     """
-    runtime = backend or OnnxRuntime(threads=threads)
+    check_counts(batch=batch)
+    runtime = _runtime(backend, threads)
     images = np.random.default_rng(0).random((batch, *image_shape), dtype=np.float32)
     runs = {name: runtime.network(model, images) for name, model in models.items()}
     return interleave(runs, reference=reference, tolerance=tolerance, seconds=seconds)
@@ -189,11 +194,12 @@ class LatencyTable:
 
     Args:
         path: JSON file, made if need be; None keeps the table in memory.
-        threads: Threads of ONNX Runtime, where no backend is given.
+        threads: Threads of ONNX Runtime, at least 1; None is one. A backend that is given has its own.
         backend: The runtime; None is ONNX Runtime.
 
     Raises:
         CorruptFile: The file is no latency table of this format.
+        RangeError: Threads are below 1, or given beside a backend.
 
     Example:
         >>> table = LatencyTable()
@@ -203,9 +209,9 @@ class LatencyTable:
         True
     """
 
-    def __init__(self, path: Path | None = None, *, threads: int = 1, backend: Backend | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, threads: int | None = None, backend: Backend | None = None) -> None:
         self.path = path
-        self.backend = backend or OnnxRuntime(threads=threads)
+        self.backend = _runtime(backend, threads)
         self.environment = self.backend.environment
         self._yardstick_ms: float | None = None
         self._layers: dict[str, dict[str, Any]] = {}
@@ -215,7 +221,7 @@ class LatencyTable:
     @property
     def timed(self) -> int:
         """How many shapes were timed; those that lie between them are not counted."""
-        return sum(bool(entry["measured"]) for entry in self._layers.values())
+        return _timed(self._layers)
 
     def latency(self, shape: LayerShape) -> LayerLatency:
         """What is known about a shape.
@@ -256,25 +262,12 @@ class LatencyTable:
 
     def overhead(self) -> float:
         """What one call costs that computes nothing, as a share of the yardstick's time; measured once per table."""
-        if "call" not in self._layers:
+        if CALL not in self._layers:
             runs = {"yardstick": self.backend.layer(YARDSTICK, copies=YARDSTICK_COPIES), "empty": self.backend.empty()}
             samples = self._collected(runs, lambda samples: [samples["empty"] / samples["yardstick"]])
-            self._note("call", samples["empty"] / samples["yardstick"])
+            self._note(CALL, samples["empty"] / samples["yardstick"])
             self._save()
-        return float(self._layers["call"]["ratio"])
-
-    def width_step(self) -> int:
-        """The number of channels that this runtime computes at once: only its multiples are worth choosing.
-
-        The last widths up to 64 output channels of one convolution take the time of 64 as far as the block goes, so
-        the largest of 32, 16, 8, 4, 2 that does is the step; 1 where every channel counts.
-        """
-        full = 64
-        shapes = {step: replace(YARDSTICK, out_channels=full - step + 1) for step in (32, 16, 8, 4, 2, 1)}
-        self.measure(shapes.values())
-        whole = self.latency(shapes[1]).ratio
-        flat = (step for step, shape in shapes.items() if abs(self.latency(shape).ratio / whole - 1) <= 2 * STRAIGHT)
-        return next(flat)
+        return float(self._layers[CALL]["ratio"])
 
     def _known(self, family: Mapping[tuple[int, int], LayerShape]) -> dict[tuple[int, int], dict[str, Any]]:
         entries = {point: self._layers.get(shape.key) for point, shape in sorted(family.items())}
@@ -340,6 +333,17 @@ class LatencyTable:
         write_json(self.path, stored)
 
 
+def _runtime(backend: Backend | None, threads: int | None) -> Backend:
+    if backend is None:
+        return OnnxRuntime(threads=1 if threads is None else threads)
+    if threads is not None:
+        raise RangeError(
+            f"threads={threads} are those of ONNX Runtime, and the backend {backend.name} has its own. "
+            "Give the backend its threads."
+        )
+    return backend
+
+
 def _place(shape: LayerShape) -> tuple[str, tuple[int, int]]:
     """The family of a shape, and its place in it: (input channels, output channels)."""
     if shape.kind == "depthwise":
@@ -361,10 +365,24 @@ def _grid(family: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
     return grid
 
 
+def _timed(layers: Mapping[str, Mapping[str, Any]]) -> int:
+    return sum(bool(entry["measured"]) for key, entry in layers.items() if key != CALL)
+
+
 def _read(path: Path) -> dict[str, Any]:
     stored = read_json(path)
-    if not isinstance(stored, dict) or stored.get("format") != FORMAT or not isinstance(stored.get("tables"), dict):
+    known = isinstance(stored, dict) and stored.get("format") == FORMAT and isinstance(stored.get("tables"), dict)
+    if not known or not all(map(_is_table, stored["tables"].values())):
         raise CorruptFile(
             f"{path} is no latency table of format {FORMAT}. Delete it; the layers are then measured again."
         )
-    return stored
+    return dict(stored)
+
+
+def _is_table(table: object) -> bool:
+    if not isinstance(table, dict) or not isinstance(table.get("layers"), dict):
+        return False
+    entries = table["layers"].values()
+    return isinstance(table.get("yardstick_ms"), int | float) and all(
+        isinstance(entry, dict) and entry.keys() >= {"ratio", "error", "measured"} for entry in entries
+    )

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from reverie.core.errors import RangeError, UnsupportedOp
+from reverie.cost.onnx import OPSET
 
-__all__ = ["ACTIVATIONS", "LayerGraph", "LayerShape", "empty_graph", "layer_graph"]
+__all__ = ["ACTIVATIONS", "Kind", "LayerGraph", "LayerShape", "empty_graph", "layer_graph"]
 
-OPSET = 20
 IR_VERSION = 10
 
 Arrays = dict[str, NDArray[np.float32]]
+Kind = Literal["conv", "depthwise", "transposed", "linear"]
 
 
 def _one(operator: str, **attributes: Any) -> Callable[[str, str], list[NodeProto]]:
@@ -60,7 +61,7 @@ class LayerShape:
     """A convolution or linear layer whose time is asked for; it need not exist.
 
     Attributes:
-        kind: `"conv"`, `"depthwise"` or `"linear"`.
+        kind: `"conv"`, `"depthwise"`, `"transposed"` or `"linear"`.
         in_channels: Input channels, at least 1.
         out_channels: Output channels, at least 1.
         kernel: Spatial size of the kernel; () for linear layers, and so for the next three.
@@ -72,9 +73,10 @@ class LayerShape:
         batch: Images at once.
         adds: Whether the output is added to a feature map of its shape.
         activation: What is applied afterwards, a key of `ACTIVATIONS`, or None.
+        output_padding: By how much a transposed convolution makes its output larger, at its end; () for not at all.
     """
 
-    kind: Literal["conv", "depthwise", "linear"]
+    kind: Kind
     in_channels: int
     out_channels: int
     kernel: tuple[int, ...] = ()
@@ -86,6 +88,7 @@ class LayerShape:
     batch: int = 1
     adds: bool = False
     activation: str | None = None
+    output_padding: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.in_channels, self.out_channels, self.groups, self.batch, *self.input_size, 1) < 1:
@@ -100,6 +103,8 @@ class LayerShape:
                 f"{', '.join(ACTIVATIONS)}. Give None to time the layer alone."
             )
         if self.kind != "linear" and min(self.output_size) < 1:
+            if self.kind == "transposed":
+                raise RangeError(f"the padding takes away all of the output of {self}")
             raise RangeError(f"the kernel is larger than the padded input of {self}")
 
     @property
@@ -108,13 +113,27 @@ class LayerShape:
         if self.kind == "linear":
             return self.input_size
         sides = zip(self.input_size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        if self.kind == "transposed":
+            more = self.output_padding or (0,) * len(self.kernel)
+            return tuple(
+                (size - 1) * step - 2 * pad + hole * (kernel - 1) + 1 + extra
+                for (size, kernel, step, pad, hole), extra in zip(sides, more, strict=True)
+            )
         return tuple((size + 2 * pad - hole * (kernel - 1) - 1) // step + 1 for size, kernel, step, pad, hole in sides)
 
     @property
     def macs(self) -> int:
         """Multiply-adds of the whole batch."""
-        rows = self.batch * int(np.prod(self.output_size))
+        rows = self.batch * int(np.prod(self.input_size if self.kind == "transposed" else self.output_size))
         return rows * self.out_channels * self.in_channels // self.groups * int(np.prod(self.kernel))
+
+    @property
+    def weight_size(self) -> tuple[int, ...]:
+        """Shape of the weight in PyTorch, and of a convolution's in ONNX too."""
+        first, second = self.out_channels, self.in_channels
+        if self.kind == "transposed":
+            first, second = second, first
+        return first, second // self.groups, *self.kernel
 
     @property
     def key(self) -> str:
@@ -124,6 +143,7 @@ class LayerShape:
             window = (self.kernel, self.stride, self.padding, self.dilation)
             parts += [f"{letter}{_by(value)}" for letter, value in zip("kspd", window, strict=True)]
             parts.append(f"g{self.groups}")
+            parts += [f"o{_by(self.output_padding)}"] * any(self.output_padding)
         parts += ["add"] * self.adds + ([self.activation] if self.activation else [])
         return " ".join(parts)
 
@@ -169,15 +189,15 @@ class _Draft:
     def copy(self, index: int, residual: str | None) -> str:
         """One layer with its addition and activation."""
         shape, name = self.shape, f"layer{index}"
-        inner, outer = shape.in_channels // shape.groups, shape.out_channels
-        bias = self.constant(f"{name}.bias", self.random(outer))
+        bias = self.constant(f"{name}.bias", self.random(shape.out_channels))
         if shape.kind == "linear":
-            weight = self.constant(f"{name}.weight", self.random(inner, outer))
+            weight = self.constant(f"{name}.weight", self.random(shape.in_channels, shape.out_channels))
             value = self.node("Gemm", ["input", weight, bias], name)
         else:
-            weight = self.constant(f"{name}.weight", self.random(outer, inner, *shape.kernel))
+            weight = self.constant(f"{name}.weight", self.random(*shape.weight_size))
+            more = {"output_padding": shape.output_padding} if shape.output_padding else {}
             value = self.node(
-                "Conv",
+                "ConvTranspose" if shape.kind == "transposed" else "Conv",
                 ["input", weight, bias],
                 name,
                 kernel_shape=shape.kernel,
@@ -185,6 +205,7 @@ class _Draft:
                 pads=shape.padding * 2,
                 dilations=shape.dilation,
                 group=shape.groups,
+                **more,
             )
         if residual is not None:
             value = self.node("Add", [value, residual], f"{name}.sum")

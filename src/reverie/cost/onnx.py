@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reverie.core.counts import check_counts
 from reverie.core.errors import CorruptFile, ShapeError, VerificationFailed
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork
@@ -50,6 +51,8 @@ def export_onnx(network: ImageNetwork, path: Path | None = None) -> bytes:
     Raises:
         NotWritable: The path cannot be written.
         ShapeError: The file would be larger than 2 GB.
+        VerificationFailed: PyTorch's exporter returns nothing. What it raises of its own for a network that it cannot
+            follow is raised as it is.
 
     Example:
         >>> from torch import nn
@@ -93,7 +96,9 @@ def session(model: bytes, *, threads: int = 1) -> onnxruntime.InferenceSession:
 
     Raises:
         CorruptFile: The content is not an ONNX model that the runtime can load.
+        RangeError: There is no thread.
     """
+    check_counts(threads=threads)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -103,11 +108,15 @@ def session(model: bytes, *, threads: int = 1) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        # ONNX Runtime raises classes that share no root but Exception.
-        if type(error).__module__.startswith("onnxruntime"):
+        if _is_of_runtime(error):
             reason = str(error).partition("\n")[0]
             raise CorruptFile(f"ONNX Runtime cannot load the model: {reason}. Export it again.") from error
         raise
+
+
+def _is_of_runtime(error: Exception) -> bool:
+    # ONNX Runtime raises classes that share no root but Exception.
+    return type(error).__module__.startswith("onnxruntime")
 
 
 def run_onnx(running: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -131,7 +140,9 @@ def check_onnx(model: bytes, network: ImageNetwork, images: Tensor, *, tolerance
         tolerance: Largest difference allowed, as a share of the largest logit where that is above 1.
 
     Raises:
-        VerificationFailed: The difference is above the tolerance, or not finite, or the shapes differ.
+        CorruptFile: The content is not an ONNX model that the runtime can load.
+        VerificationFailed: The difference is above the tolerance, or not finite, the shapes differ, or the file does
+            not take one of the batches.
     """
     with frozen(network), torch.no_grad():
         expected = network(images).cpu().numpy()
@@ -139,7 +150,16 @@ def check_onnx(model: bytes, network: ImageNetwork, images: Tensor, *, tolerance
     pixels = images.cpu().numpy()
     differences = []
     for count in sorted({1, len(pixels)}):
-        found = run_onnx(running, pixels[:count])
+        try:
+            found = run_onnx(running, pixels[:count])
+        except Exception as error:
+            if not _is_of_runtime(error):
+                raise
+            reason = str(error).partition("\n")[0]
+            raise VerificationFailed(
+                f"the ONNX file does not run {count} images ({reason}); it is not handed over. "
+                "Export it with a free batch."
+            ) from error
         if found.shape != expected[:count].shape:
             raise VerificationFailed(
                 f"the ONNX file returns {found.shape} for {count} images, the network {expected[:count].shape}"

@@ -4,6 +4,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from reverie.core.counts import check_counts
 from reverie.cost.backend import Servable, machine_text
 from reverie.cost.layer_graph import LayerShape, empty_graph, layer_graph
 from reverie.cost.onnx import INPUT, bound_run, export_onnx, session
@@ -17,11 +18,15 @@ class OnnxRuntime:
 
     Args:
         threads: Threads within an operator, at least 1.
+
+    Raises:
+        RangeError: There is no thread.
     """
 
     name = "onnxruntime"
 
     def __init__(self, *, threads: int = 1) -> None:
+        check_counts(threads=threads)
         self.threads = threads
         self.environment = f"onnxruntime {onnxruntime.__version__}, float32, {threads} threads, {machine_text()}"
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reverie.core.counts import check_counts
 from reverie.core.errors import CorruptFile, MissingExtra
 from reverie.cost.backend import Servable, machine_text
 from reverie.cost.layer_graph import LayerShape, empty_graph, layer_graph
@@ -25,12 +26,14 @@ class OpenVino:
         threads: Threads of one request, at least 1.
 
     Raises:
+        RangeError: There is no thread.
         MissingExtra: The package `openvino` is not installed.
     """
 
     name = "openvino"
 
     def __init__(self, *, threads: int = 1) -> None:
+        check_counts(threads=threads)
         try:
             import openvino
         except ImportError as error:

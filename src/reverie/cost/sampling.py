@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-__all__ = ["NEGLIGIBLE", "STRAIGHT", "bends", "fill", "next_points"]
+__all__ = ["NEGLIGIBLE", "bends", "fill", "next_points"]
 
 # Time between two widths counts as a line where its middle is within this share of it.
 STRAIGHT = 0.04

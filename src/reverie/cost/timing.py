@@ -25,7 +25,7 @@ __all__ = ["Timing", "collect", "interleave", "median_error"]
 Run = Callable[[], object]
 Samples = Mapping[str, NDArray[np.float64]]
 
-# Below nine rounds the order statistics that bound a median at 95 % do not exist.
+# From nine rounds on, the bounds of a median leave out the outermost values, which any interruption may have made.
 FEWEST_ROUNDS = 9
 RETAKES = 4
 # An interval that is narrow after a few rounds may be luck: the finer the tolerance, the more rounds there are at
@@ -155,6 +155,9 @@ def collect(
 
 def median_error(values: NDArray[np.float64]) -> float:
     """Half the width of the 95 % confidence interval of the median, by order statistics: no distribution assumed.
+
+    The bounds are whole ranks, by the normal approximation: the true confidence lies between 92.2 % (n = 21) and 97.9 %
+    (n = 10), and comes closer to 95 % as n grows.
 
     Shapes: (n,), n >= 9.
 

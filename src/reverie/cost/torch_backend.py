@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from reverie.core.counts import check_counts
 from reverie.core.errors import MissingExtra, ShapeError
 from reverie.core.rng import generator
 from reverie.cost.backend import Servable, machine_text
@@ -50,10 +51,12 @@ class Torch:
         device: `"cpu"` or `"cuda"`.
 
     Raises:
+        RangeError: There is no thread.
         MissingExtra: No CUDA device is there, or no C++ compiler that `torch.compile` needs.
     """
 
     def __init__(self, *, threads: int = 1, compiled: bool = False, device: Literal["cpu", "cuda"] = "cpu") -> None:
+        check_counts(threads=threads)
         if device == "cuda" and not torch.cuda.is_available():
             raise MissingExtra("the backend cuda was asked for, but PyTorch finds no CUDA device. Choose another.")
         if compiled and device == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
@@ -122,8 +125,7 @@ class _Layers(nn.Module):
         super().__init__()
         self.shape = shape
         rng = generator(0, "layer", shape.key)
-        inner = shape.in_channels // shape.groups
-        weight = (copies, shape.out_channels, inner, *shape.kernel)
+        weight = (copies, *shape.weight_size)
         self.weight = nn.Parameter(torch.rand(weight, generator=rng) * 0.02)
         self.bias = nn.Parameter(torch.rand((copies, shape.out_channels), generator=rng) * 0.02)
         self.rng = rng
@@ -156,7 +158,6 @@ class _Layers(nn.Module):
         shape = self.shape
         if shape.kind == "linear":
             return F.linear(x, weight, bias)
-        convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(shape.kernel)]
-        return convolve(
-            x, weight, bias, stride=shape.stride, padding=shape.padding, dilation=shape.dilation, groups=shape.groups
-        )
+        is_transposed, more = shape.kind == "transposed", shape.output_padding or (0,) * len(shape.kernel)
+        window = (shape.stride, shape.padding, shape.dilation)
+        return torch.convolution(x, weight, bias, *window, is_transposed, more, shape.groups)

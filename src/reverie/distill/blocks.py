@@ -17,10 +17,11 @@ from reverie.core.augment import Augment, still
 from reverie.core.errors import Diverged, RangeError, ReferenceNotFound, ShapeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork
-from reverie.core.rng import derive_seed, generator, preserved_rng
+from reverie.core.rng import derive_seed, generator, preserved_rng, seed_global
 from reverie.core.source import Source
 from reverie.core.tap import tap
 from reverie.distill.feature_losses import feature_loss
+from reverie.distill.features import feature_of
 from reverie.distill.schedules import Schedule, cosine
 
 __all__ = ["Candidate", "TaughtBlock", "distill_blocks"]
@@ -131,10 +132,9 @@ def distill_blocks(
         ]
         batches = rest.batches(batch_size=batch_size, seed=seed)
         for step in range(steps):
-            torch.manual_seed(derive_seed(seed, "blocks", step))
             images = views(rest.floats(next(batches)), generator(seed, "views", step))
             rate = learning_rate * schedule(step, steps)
-            lessons.step(images, optimizers, rate)
+            lessons.step(images, optimizers, rate, seed=derive_seed(seed, "blocks", step))
             on_event(Event("distilling blocks", step + 1, steps))
         after = lessons.errors(held, batch_size)
     for candidate, error in zip(candidates, after, strict=True):
@@ -164,7 +164,7 @@ class _Lessons:
                 f"{layer!r} is no layer of the teacher; it has {', '.join(sorted(known)[1:6])}, ..."
             )
 
-    def step(self, images: Tensor, optimizers: Sequence[torch.optim.Adam | None], rate: float) -> None:
+    def step(self, images: Tensor, optimizers: Sequence[torch.optim.Adam | None], rate: float, *, seed: int) -> None:
         lessons = self._read(images)
         for candidate, block, adam in zip(self.candidates, self.blocks, optimizers, strict=True):
             if adam is None:
@@ -173,6 +173,8 @@ class _Lessons:
                 group["lr"] = rate
             given, wanted = lessons[candidate.layer]
             block.train()
+            # Every block draws as if it were alone.
+            seed_global(seed)
             error = feature_loss(self._answer(candidate, block, given, wanted), wanted)
             adam.zero_grad(set_to_none=True)
             error.backward()
@@ -195,10 +197,8 @@ class _Lessons:
     def _read(self, images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         with torch.no_grad(), tap(self.teacher, self.layers) as seen:
             self.teacher(images.to(self.device))
-        missing = self.layers - seen.keys()
-        if missing:
-            raise ReferenceNotFound(f"layer {min(missing)!r} was not reached by the forward pass. Name one that runs.")
-        return {layer: (reading.input.clone(), reading.output) for layer, reading in seen.items()}
+        wanted = {layer: feature_of(seen, layer) for layer in sorted(self.layers)}
+        return {layer: (seen[layer].input.clone(), answer) for layer, answer in wanted.items()}
 
     @staticmethod
     def _answer(candidate: Candidate, block: nn.Module, given: Tensor, wanted: Tensor) -> Tensor:

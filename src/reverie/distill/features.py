@@ -3,15 +3,18 @@
 Cost: one indexed copy of the teacher's feature where the student is narrower.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
+from reverie.core.modes import frozen
+from reverie.core.rng import preserved_rng
 from reverie.core.tap import Reading
 
-__all__ = ["Features", "feature_of", "select_kept"]
+__all__ = ["Features", "feature_of", "map_shapes", "select_kept"]
 
 Features = Mapping[str, Sequence[int] | None]
 
@@ -70,3 +73,37 @@ def feature_of(readings: Mapping[str, Reading], layer: str) -> Tensor:
     if not isinstance(output, Tensor):
         raise ShapeError(f"feature {layer!r} returns {type(output).__name__}, not one tensor. Name a layer inside it.")
     return output
+
+
+def map_shapes(network: nn.Module, images: Tensor) -> dict[str, tuple[int, ...] | None]:
+    """Module -> shape of what it returned last, in the order in which modules finish; None for what is no map.
+
+    A map is one tensor (n, channels, height, width) of more than one pixel.
+
+    Args:
+        network: Untouched.
+        images: Its input.
+
+    Example:
+        >>> map_shapes(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()), torch.zeros(1, 1, 5, 5))
+        {'0': (1, 2, 3, 3), '1': None}
+    """
+    shapes: dict[str, tuple[int, ...] | None] = {}
+
+    def reader(name: str) -> Callable[[nn.Module, tuple[Any, ...], object], None]:
+        def read(_module: nn.Module, _inputs: tuple[Any, ...], output: object) -> None:
+            is_map = isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1
+            # A module that runs again finishes where it ran last.
+            shapes.pop(name, None)
+            shapes[name] = tuple(output.shape) if isinstance(output, Tensor) and is_map else None
+
+        return read
+
+    handles = [module.register_forward_hook(reader(name)) for name, module in network.named_modules() if name]
+    try:
+        with frozen(network), torch.no_grad(), preserved_rng():
+            network(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes

@@ -1,23 +1,21 @@
 """Which layer of the student is asked to be like which layer of the teacher, and in what sense."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reverie.core.describe import describe
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
-from reverie.core.modes import frozen
 from reverie.core.rng import generator, preserved_rng
 from reverie.core.tap import Reading, tap
 from reverie.distill.adapters import Adapter
 from reverie.distill.batchnorm import batch_norm_layers
 from reverie.distill.feature_losses import FeatureLoss, feature_loss
-from reverie.distill.features import Features, feature_of, select_kept
+from reverie.distill.features import Features, feature_of, map_shapes, select_kept
 
 __all__ = ["Match", "Matched", "same_layers", "stage_matches"]
 
@@ -206,27 +204,9 @@ def stage_matches(
         >>> [(match.student, match.teacher) for match in stage_matches(teacher, student, torch.zeros(2, 1, 8, 8))]
         [('1', '1')]
     """
-    theirs, ours = _last_maps(teacher, images), _last_maps(student, images)
+    theirs, ours = (
+        {shape[2:]: name for name, shape in map_shapes(network, images).items() if shape is not None}
+        for network in (teacher, student)
+    )
     common = [size for size in theirs if size in ours]
     return tuple(Match(ours[size], theirs[size], weight=weight / len(common)) for size in common)
-
-
-def _last_maps(network: nn.Module, images: Tensor) -> dict[tuple[int, ...], str]:
-    """Height and width -> the layer that last returned a map of that size; a single pixel is no map."""
-    last: dict[tuple[int, ...], str] = {}
-
-    def reader(name: str) -> Callable[[nn.Module, tuple[Any, ...], object], None]:
-        def read(_module: nn.Module, _inputs: tuple[Any, ...], output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
-                last[tuple(output.shape[2:])] = name
-
-        return read
-
-    handles = [module.register_forward_hook(reader(name)) for name, module in network.named_modules() if name]
-    try:
-        with frozen(network), torch.no_grad(), preserved_rng():
-            network(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return last

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from reverie.core.augment import Augment
 from reverie.core.describe import describe
-from reverie.core.digest import sha256_json, sha256_tensors
+from reverie.core.digest import sha256_json, sha256_network, sha256_tensors
 from reverie.core.errors import Diverged, RangeError, ShapeError
 from reverie.core.events import Event, Listener
-from reverie.core.rng import derive_seed, generator, preserved_rng
+from reverie.core.rng import derive_seed, generator, preserved_rng, seed_global
 from reverie.core.source import Source
 from reverie.distill.averaging import RunningAverage
 from reverie.distill.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
@@ -182,8 +182,8 @@ class Run:
             nesterov=True,
             weight_decay=settings.weight_decay,
         )
-        states = {"teacher": teacher.state_dict(), "student": student.state_dict(), "images": {"": source.images}}
-        identity = {name: sha256_tensors(state) for name, state in states.items()}
+        identity = {"teacher": sha256_network(teacher), "student": sha256_network(student)}
+        identity["images"] = sha256_tensors({"": source.images})
         self.digest = sha256_json({"settings": settings.to_json(), **identity})
         self.best: dict[str, Tensor] = {}
         self.history: list[Milestone] = []
@@ -273,7 +273,7 @@ class Run:
         """One step of training; its loss, and whether the teacher's answers were finite numbers."""
         settings = self.settings
         # Dropout and its like draw from the global state; setting it makes a step depend on nothing but its number.
-        torch.manual_seed(derive_seed(settings.seed, "distill", self.step))
+        seed_global(derive_seed(settings.seed, "distill", self.step))
         rng = generator(settings.seed, "views", self.step)
         images = self.workers.share(settings.views(self.source.floats(pick), rng)).to(self.device)
         images = images.contiguous(memory_format=torch.channels_last) if images.ndim == 4 else images
@@ -293,7 +293,7 @@ class Run:
             nn.utils.clip_grad_norm_(self.trained.values(), settings.clip)
         self.optimizer.step()
         if self.average is not None:
-            self.average.follow(self.student, steps=self.step)
+            self.average.follow(self.student, steps=self.step + 1)
         return torch.stack([loss.detach(), wanted.isfinite().all().to(loss.dtype)])
 
     def _judge(self) -> None:

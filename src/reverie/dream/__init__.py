@@ -3,7 +3,7 @@
 from reverie.core.augment import RandomAffine, ShiftAndFlip
 from reverie.dream.adaptive import Adapted, Round, Teach, adaptive_dreams
 from reverie.dream.answering import answering
-from reverie.dream.bank import Bank, teacher_sha256
+from reverie.dream.bank import Bank
 from reverie.dream.calibrate import calibrate_statistics, choose_statistics
 from reverie.dream.canvas import Canvas, PixelCanvas
 from reverie.dream.crops import CurriculumCrop, RandomCrop
@@ -117,7 +117,6 @@ __all__ = [
     "single_label",
     "soft_labels",
     "statistics_term",
-    "teacher_sha256",
     "total_variation_term",
     "train_inverter",
     "usual_learning_rate",

@@ -13,26 +13,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from reverie.core.digest import sha256_tensors
+from reverie.core.digest import sha256_network
 from reverie.core.errors import CorruptFile, RangeError, ShapeError
 from reverie.core.events import Event, Listener, silent
-from reverie.core.network import as_network
-from reverie.core.rng import derive_seed
+from reverie.core.network import ImageNetwork, as_network
+from reverie.core.rng import derive_seed, preserved_rng
 from reverie.core.run_folder import open_run
 from reverie.core.source import Source
 from reverie.core.store import write_bytes
-from reverie.dream.bank import Bank, teacher_sha256
+from reverie.dream.bank import Bank
 from reverie.dream.calibrate import choose_statistics
 from reverie.dream.disagreement import disagreement_term
 from reverie.dream.dream import dream
-from reverie.dream.layer_statistics import NoStatistics
+from reverie.dream.heads import single_label
 from reverie.dream.pool import join_banks
-from reverie.dream.recipe import default_term, prior_term, usual_statistics_weight
+from reverie.dream.rehearsal import checked_shape, first_answer, usual_term
 from reverie.dream.terms import Term
 from reverie.metrics import predict
 
@@ -127,7 +126,7 @@ def adaptive_dreams(
 
     Raises:
         RangeError: No counts, or a negative weight.
-        ShapeError: The student answers for other classes than the teacher.
+        ShapeError: The student answers for other classes than the teacher, or one of them does not take such images.
         FolderInUse: `path` holds another loop or other files, or another process is writing to it.
         CorruptFile: A kept student is damaged.
 
@@ -142,16 +141,16 @@ def adaptive_dreams(
     Fails when: the student is as good as the teacher: what it gets wrong is then what the teacher gets wrong too.
     Reference: Yin et al., 2020, arXiv:1912.08795, section 3.3. Differs: repeats are dropped from the pool.
     """
-    if not counts or weight < 0:
+    if not counts or not weight >= 0:
         raise RangeError(f"the loop needs at least one count and a weight of at least 0, got {list(counts)}, {weight}")
-    _check_answers(teacher, student, image_shape)
-    base = term if term is not None else _usual_term(teacher, image_shape)
+    network, shape = _checked(teacher, student, image_shape)
+    base = term or usual_term(network, shape, choose_statistics(network, image_shape=shape), single_label())
     question = {"counts": list(counts), "weight": weight, "seed": seed, "steps": steps, "batch_size": batch_size}
     question |= {
         "disagreement": [part.name for part in disagree(student).parts],
         **{f"lessons.{name}": value for name, value in (lessons or {}).items()},
     }
-    question |= {"weights_sha256": teacher_sha256(teacher), "student_sha256": sha256_tensors(_tensors(student))}
+    question |= {"weights_sha256": sha256_network(teacher), "student_sha256": sha256_network(student)}
     with open_run(None if path is None else Path(path), verb="bank adapt", config=question) as run:
         banks: list[Bank] = []
         rounds: list[Round] = []
@@ -180,23 +179,21 @@ def adaptive_dreams(
         return found
 
 
-def _usual_term(teacher: nn.Module, image_shape: Sequence[int] | None) -> Term:
+def _checked(
+    teacher: nn.Module, student: nn.Module, image_shape: Sequence[int] | None
+) -> tuple[ImageNetwork, tuple[int, ...]]:
+    """The teacher and the shape of its images; a student that cannot be compared is refused before anything is done."""
     network = as_network(teacher, image_shape)
-    shape = network.image_shape if image_shape is None else image_shape
-    source = choose_statistics(network, image_shape=shape)
-    return prior_term() if isinstance(source, NoStatistics) else default_term(usual_statistics_weight(source))
-
-
-def _check_answers(teacher: nn.Module, student: nn.Module, image_shape: Sequence[int] | None) -> None:
-    """Refuse a student that cannot be compared before anything is dreamed for it."""
-    shape = as_network(teacher, image_shape).image_shape if image_shape is None else image_shape
-    blank = Source("blank", torch.zeros(1, *shape, dtype=torch.uint8))
-    theirs, ours = (predict(network, blank).shape[1] for network in (teacher, student))
+    shape = checked_shape(network, image_shape)
+    with preserved_rng():
+        answers = [first_answer(one, shape, single_label()) for one in (network, as_network(student, shape))]
+    theirs, ours = (answer.shape[1] for answer in answers)
     if theirs != ours:
         raise ShapeError(
             f"the teacher answers for {theirs} classes and the student for {ours}; both must know the same. "
             "Give the student a last layer with the teacher's classes."
         )
+    return network, shape
 
 
 def _taught(student: nn.Module, pool: Source, number: int, *, teach: Teach, kept: Path | None) -> nn.Module:
@@ -218,7 +215,9 @@ def _taught(student: nn.Module, pool: Source, number: int, *, teach: Teach, kept
 
 
 def _agreement(student: nn.Module, bank: Bank) -> float:
-    return float((predict(student, bank.source()).argmax(1) == bank.labels).float().mean())
+    # In a Sequential, since dreams may be of another size than the one an image network is meant for.
+    logits = predict(nn.Sequential(student), bank.source())
+    return float((logits.argmax(1) == bank.labels).float().mean())
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -11,16 +11,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from reverie.core.digest import sha256_tensors
 from reverie.core.errors import CorruptFile, ShapeError, VerificationFailed
 from reverie.core.source import Source
 from reverie.dream.bank_folder import Folder, read_manifest, read_shard
 from reverie.dream.shard import Shard
 from reverie.metrics import repeated
 
-__all__ = ["Bank", "Folder", "Shard", "teacher_sha256"]
+__all__ = ["Bank", "Folder", "Shard"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +105,8 @@ class Bank:
             Bank.load(self.folder)
         if not bool(torch.isfinite(self.logits).all()):
             raise VerificationFailed("the bank holds logits that are not finite; the teacher cannot have given them")
-        if self.labels.dtype != torch.int64:
-            return
+        if self.labels.dtype != torch.int64 or self.labels.shape != (len(self), *self.logits.shape[2:]):
+            return  # no classes, of images or of their places
         classes = self.logits.shape[1]
         if not bool(((self.labels >= 0) & (self.labels < classes)).all()):
             raise VerificationFailed(f"the bank holds labels outside 0..{classes - 1}")
@@ -153,13 +152,3 @@ class Bank:
                 f"this bank holds labels {tuple(self.labels.shape)} and answers {tuple(self.logits.shape)}, not one "
                 "class for each dream. Ask the head that it was dreamed for."
             )
-
-
-def teacher_sha256(network: nn.Module) -> str:
-    """Which weights: the SHA-256 of a network's parameters and buffers, as a bank's manifest holds it.
-
-    Example:
-        >>> teacher_sha256(nn.Linear(1, 1)) == teacher_sha256(nn.Linear(1, 1))
-        False
-    """
-    return sha256_tensors({**dict(network.named_parameters()), **dict(network.named_buffers())})

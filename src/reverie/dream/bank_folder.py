@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from reverie.core.digest import sha256_json
 from reverie.core.errors import CorruptFile, FolderInUse, NotWritable, ReferenceNotFound
 from reverie.core.store import read_json, sha256_file, write_bytes, write_json
 from reverie.dream.shard import Shard
@@ -101,14 +102,30 @@ class Folder:
             if taken:
                 time.sleep(POLL_SECONDS)
 
-    def add(self, shard: Shard, index: int | None = None) -> None:
+    def claim_all(self, total: int) -> None:
+        """Be the only process that makes shards, where each depends on the one before, until the folder is left.
+
+        Args:
+            total: How many shards the bank has in the end.
+
+        Raises:
+            FolderInUse: Another process is.
+            NotWritable: The claim cannot be written.
+        """
+        if not self._claim(total - 1):
+            raise FolderInUse(
+                f"{self.path}: another process is writing to it, and each batch begins where the one before ended. "
+                "Wait for it, or choose another folder."
+            )
+
+    def add(self, shard: Shard, index: int) -> None:
         """Write a shard, then the manifest that names it.
 
         Args:
             shard: What was dreamed.
-            index: Its place; the next one where None.
+            index: Its place.
         """
-        name = _shard_name(len(self._known) if index is None else index)
+        name = _shard_name(index)
         content = shard.to_bytes()
         write_bytes(self.path / name, content)
         entry = {"file": name, "count": len(shard.images), "sha256": hashlib.sha256(content).hexdigest()}
@@ -164,8 +181,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise CorruptFile(f"{where} is not the manifest of a dream bank of format {FORMAT}. {advice}")
     try:
-        sound = manifest["config_sha256"] == _config_sha256(manifest["config"]) and all(
-            isinstance(entry["file"], str) and Path(entry["file"]).name == entry["file"] and entry["count"] > 0
+        sound = manifest["config_sha256"] == sha256_json(manifest["config"]) and all(
+            isinstance(entry["file"], str)
+            and Path(entry["file"]).name == entry["file"]
+            and entry["count"] > 0
+            and isinstance(entry["sha256"], str)
             for entry in manifest["shards"]
         )
         sound = sound and isinstance(manifest["teacher_sha256"], str) and manifest["config"]["count"] > 0
@@ -215,7 +235,7 @@ def _begin(path: Path, config: Mapping[str, Any], teacher_sha256: str) -> None:
     manifest = {
         "format": FORMAT,
         "config": dict(config),
-        "config_sha256": _config_sha256(config),
+        "config_sha256": sha256_json(config),
         "teacher_sha256": teacher_sha256,
         "shards": [],
     }
@@ -233,10 +253,6 @@ def _check_same(path: Path, manifest: Mapping[str, Any], config: Mapping[str, An
     if differing:
         key = differing[0]
         raise FolderInUse(f"{path} holds dreams made with {key} {before.get(key)}, now asked {now.get(key)}. {advice}")
-
-
-def _config_sha256(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def _shard_name(index: int) -> str:

@@ -58,7 +58,9 @@ def calibrate_statistics(
     """
     leaves: Source = leaves_source(count=count, image_shape=image_shape, seed=seed)
     found = capture_statistics(network, leaves, batch_size=min(64, count))
-    folded = "; its batch normalization is folded into its convolutions" if is_folded(network) else ""
+    folded = (
+        "; its batch normalization is folded into its convolutions, or was never there" if is_folded(network) else ""
+    )
     return replace(found, origin=f"self-calibrated on {count} dead leaves{folded}", known=False)
 
 
@@ -81,7 +83,7 @@ def choose_statistics(network: nn.Module, *, image_shape: Sequence[int]) -> Stat
 
 
 def is_folded(network: nn.Module) -> bool:
-    """Whether batch normalization seems to have been folded away: convolutions, each with a bias, and nothing else.
+    """Whether batch normalization may have been folded away: convolutions, each with a bias, and no normalization.
 
     The bias of a folded convolution is b - s m with s = weight / deviation of the normalization and m the stored mean;
     one equation for several unknowns, so the moments themselves cannot be had back.
@@ -91,6 +93,7 @@ def is_folded(network: nn.Module) -> bool:
         (True, False)
     """
     convolutions = [module for module in network.modules() if isinstance(module, nn.modules.conv._ConvNd)]
-    norms = [module for module in network.modules() if type(module).__name__.endswith(("Norm", "Norm2d", "NormAct"))]
-    plain = all(type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) for module in convolutions)
-    return len(convolutions) > 1 and plain and not norms and all(module.bias is not None for module in convolutions)
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    plain = all(type(module) in kinds and module.bias is not None for module in convolutions)
+    # Convolutions are layers of statistics only where there is no normalization.
+    return len(convolutions) > 1 and plain and set(convolutions) <= set(statistics_layers(network).values())

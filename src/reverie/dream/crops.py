@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reverie.core.augment import Augment
+from reverie.core.counts import check_counts
 from reverie.core.errors import RangeError
 
-__all__ = ["CurriculumCrop", "RandomCrop", "crop", "draw_boxes"]
+__all__ = ["CurriculumCrop", "RandomCrop", "crop", "draw_boxes", "from_the_start"]
 
 # Width over height of a box, drawn evenly on the logarithm.
 ASPECT = (3 / 4, 4 / 3)
@@ -79,9 +81,15 @@ class RandomCrop:
     Example:
         >>> RandomCrop(0.5)(torch.rand(2, 3, 8, 8), torch.Generator()).shape
         torch.Size([2, 3, 8, 8])
+
+    Raises:
+        RangeError: `smallest` out of range.
     """
 
     smallest: float
+
+    def __post_init__(self) -> None:
+        _check_shares(smallest=self.smallest)
 
     def __call__(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """What the network is shown of the images in one step."""
@@ -92,7 +100,7 @@ class RandomCrop:
 class CurriculumCrop:
     """Boxes whose least area falls from the whole image to `smallest` over the first `share` of the steps.
 
-    It counts its own calls: one object for one batch.
+    It counts its own calls; `dream` begins it anew in every batch.
 
     Attributes:
         steps: Calls in all, >= 1.
@@ -103,12 +111,19 @@ class CurriculumCrop:
         >>> views = CurriculumCrop(steps=10)
         >>> round(views.least_area(0), 2), round(views.least_area(9), 2)
         (1.0, 0.08)
+
+    Raises:
+        RangeError: A number lies outside its range.
     """
 
     steps: int
     smallest: float = 0.08
     share: float = 0.8
     _calls: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_counts(steps=self.steps)
+        _check_shares(smallest=self.smallest, share=self.share)
 
     def least_area(self, step: int) -> float:
         """The least area at a step: half a cosine from 1 to `smallest`.
@@ -125,3 +140,22 @@ class CurriculumCrop:
         least = self.least_area(self._calls[0])
         self._calls[0] += 1
         return crop(images, draw_boxes(len(images), smallest=least, largest=1.0, rng=rng))
+
+
+def from_the_start(augment: Augment | None) -> Augment | None:
+    """The same views, but of a curriculum: one that was not called yet.
+
+    Example:
+        >>> views = CurriculumCrop(steps=10)
+        >>> from_the_start(views) == views, from_the_start(views) is views
+        (True, False)
+    """
+    if isinstance(augment, CurriculumCrop):
+        return CurriculumCrop(augment.steps, augment.smallest, augment.share)
+    return augment
+
+
+def _check_shares(**shares: float) -> None:
+    for name, value in shares.items():
+        if not 0 < value <= 1:
+            raise RangeError(f"{name} must lie in (0, 1], got {value}")

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.core.digest import sha256_tensors
+from reverie.core.digest import sha256_network
 from reverie.core.errors import RangeError, ShapeError
 from reverie.dream.terms import Part, Term, View
 
@@ -145,5 +145,4 @@ def _settings(student: nn.Module, temperature: float) -> tuple[nn.Module, str, f
     if not temperature > 0:
         raise RangeError(f"the temperature divides the logits and must be above 0, got {temperature}")
     student = copy.deepcopy(student).eval().requires_grad_(False)
-    tensors = {**dict(student.named_parameters()), **dict(student.named_buffers())}
-    return student, sha256_tensors(tensors), temperature
+    return student, sha256_network(student), temperature

@@ -23,13 +23,15 @@ from reverie.core.counts import check_counts
 from reverie.core.errors import CorruptFile, FolderInUse, ReferenceNotFound, ShapeError
 from reverie.core.events import Listener, part_of, renamed, silent
 from reverie.core.modes import frozen
-from reverie.core.network import as_network
+from reverie.core.network import ImageNetwork, as_network
 from reverie.core.rng import derive_seed, generator, preserved_rng
 from reverie.core.store import write_bytes
 from reverie.dream.bank import Bank
 from reverie.dream.crops import CurriculumCrop, crop, draw_boxes
 from reverie.dream.dream import dream
+from reverie.dream.heads import single_label
 from reverie.dream.pool import join_banks
+from reverie.dream.rehearsal import checked_shape, first_answer
 from reverie.dream.terms import Term
 
 __all__ = ["SoftLabels", "distill_dataset", "soft_labels"]
@@ -65,7 +67,9 @@ class SoftLabels:
 
         Raises:
             ShapeError: Other images than were labeled.
+            RangeError: `batch_size` below 1.
         """
+        check_counts(batch_size=batch_size)
         if len(images) != self.boxes.shape[1]:
             raise ShapeError(f"labels were stored for {self.boxes.shape[1]} images, got {len(images)}")
         for view in range(len(self.boxes)):
@@ -158,7 +162,7 @@ def distill_dataset(
 ) -> tuple[Bank, SoftLabels]:
     """Dream a data set: batches of one image per class in ever harder crops, then the teacher's answers to views.
 
-    Shapes: images (per_class * classes, c, h, w), batch by batch, and their labels.
+    Shapes: images (per_class * classes, c, h, w), batch by batch, less those that nearly repeat an earlier one.
 
     Args:
         model: A classifier of images; see `dream`.
@@ -168,7 +172,7 @@ def distill_dataset(
         steps: Of each batch, >= 1.
         views: Labeled views of each image, >= 1: as many epochs can be taught without the teacher.
         smallest: Least area of a crop at the end of the curriculum, and of a view, in (0, 1].
-        term: What images should satisfy; None is `default_term()`.
+        term: What images should satisfy; None as in `dream`.
         seed: Same seed, same bytes.
         path: Folder for banks and labels; a killed run goes on there. None keeps all in memory.
         on_event: Told of every step.
@@ -185,10 +189,10 @@ def distill_dataset(
 
     Fails when: there are few classes: a batch of 10 images has poor statistics. Then dream plainly, and label views.
     """
-    check_counts(per_class=per_class)
+    check_counts(per_class=per_class, views=views)
     folder = None if path is None else Path(path)
     network = as_network(model, image_shape)
-    shape = tuple(network.image_shape if image_shape is None else image_shape)
+    shape = checked_shape(network, image_shape)
     chosen = list(range(_count(network, shape))) if classes is None else list(classes)
     each = partial(dream, network, count=len(chosen), targets=chosen, image_shape=shape, steps=steps, term=term)
     banks = [
@@ -220,7 +224,6 @@ def _labeled(
     return bank, labels
 
 
-def _count(network: nn.Module, shape: Sequence[int]) -> int:
-    with frozen(network), torch.no_grad(), preserved_rng():
-        device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-        return int(network(torch.full((2, *shape), 0.5, device=device)).shape[1])
+def _count(network: ImageNetwork, shape: Sequence[int]) -> int:
+    with preserved_rng():
+        return first_answer(network, shape, single_label()).shape[1]

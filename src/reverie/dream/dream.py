@@ -7,7 +7,7 @@ Fourier coefficients, and one recipe serves all networks.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from reverie.core.augment import Augment, still
 from reverie.core.counts import check_counts
 from reverie.core.describe import describe
-from reverie.core.digest import sha256_tensors
-from reverie.core.errors import RangeError, ShapeError, StatisticsMissing
+from reverie.core.digest import sha256_network, sha256_tensors
+from reverie.core.errors import RangeError
 from reverie.core.events import Event, Listener, part_of, silent
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork, as_network
@@ -26,28 +26,18 @@ from reverie.core.precision import choose_precision
 from reverie.core.rng import derive_seed, preserved_rng
 from reverie.core.tap import Selector
 from reverie.dream.answering import answering
-from reverie.dream.bank import Bank, Folder, Shard, teacher_sha256
+from reverie.dream.bank import Bank, Folder, Shard
 from reverie.dream.calibrate import choose_statistics
+from reverie.dream.crops import from_the_start
 from reverie.dream.fourier import FourierCanvas
 from reverie.dream.heads import Head, single_label
-from reverie.dream.layer_statistics import NoStatistics, StatisticsSource
-from reverie.dream.recipe import (
-    default_augment,
-    default_batch_size,
-    default_term,
-    prior_term,
-    usual_learning_rate,
-    usual_statistics_weight,
-)
-from reverie.dream.rehearsal import (
-    checked_shape,
-    checked_targets,
-    first_answer,
-    sees_statistics,
-    try_term,
-)
+from reverie.dream.layer_statistics import StatisticsSource
+from reverie.dream.recipe import default_augment, default_batch_size, usual_learning_rate
+from reverie.dream.rehearsal import asked_targets, checked_shape, first_answer, try_term, usual_term
+from reverie.dream.running import with_fresh_memory
+from reverie.dream.shard import eight_bits
 from reverie.dream.stages import MakeCanvas, Stage, check_stages, finishing_stages, optimize_stages
-from reverie.dream.targets import Draw, balanced_targets
+from reverie.dream.targets import Draw
 from reverie.dream.terms import Term
 
 __all__ = ["dream"]
@@ -86,6 +76,11 @@ class _Plan:
         """What the network is shown of images of a stage that does not say."""
         return self.augment or default_augment(image_shape)
 
+    def afresh(self) -> "_Plan":
+        """Running averages and curricula begin anew: no batch depends on another."""
+        stages = tuple(replace(stage, augment=from_the_start(stage.augment)) for stage in self.stages)
+        return replace(self, term=with_fresh_memory(self.term), stages=stages, augment=from_the_start(self.augment))
+
     def config(self) -> dict[str, Any]:
         return {
             "count": len(self.targets),
@@ -102,7 +97,7 @@ class _Plan:
             "head": self.head.name,
             "layer": self.layer,
             "statistics": self.statistics.describe(),
-            "taps": None if self.taps is None else getattr(self.taps, "__name__", str(self.taps)),
+            "taps": _told(self.taps),
         }
 
 
@@ -185,10 +180,10 @@ def dream(
     with preserved_rng():
         sizes = dict.fromkeys(stage.image_shape(shape) for stage in chosen)
         answers = [first_answer(network, size, head) for size in sizes]
-        asked = _asked(targets, count, answers, head, seed)
+        asked = asked_targets(targets, count, answers, head, seed=seed)
         source = statistics or choose_statistics(network, image_shape=shape)
         if term is None:
-            term = _recipe(head, source if _sees(network, shape, source, demanded=statistics is not None) else None)
+            term = usual_term(network, shape, source, head, demanded=statistics is not None)
         try_term(network, term, shape, asked, statistics=source, taps=taps)
         size, precision = batch_size or default_batch_size(shape), choose_precision(network)
         views = augment or (still if _has_places(answers[-1]) else None)
@@ -200,14 +195,14 @@ def _dream(network: ImageNetwork, plan: _Plan, path: Path | None, on_event: List
     config = plan.config()
     if path is None:
         return Bank.from_shards([_dream_batch(network, plan, i, on_event) for i in range(plan.batches)], config)
-    with Folder.open(path, config, teacher_sha256(network)) as folder:
+    with Folder.open(path, config, sha256_network(network)) as folder:
         for index in folder.unfinished(plan.batches):
             folder.add(_dream_batch(network, plan, index, on_event), index)
-        return Bank.from_shards(folder.shards, config, path, teacher_sha256=teacher_sha256(network))
+        return Bank.from_shards(folder.shards, config, path, teacher_sha256=sha256_network(network))
 
 
 def _dream_batch(network: ImageNetwork, plan: _Plan, index: int, on_event: Listener) -> Shard:
-    start = index * plan.batch_size
+    plan, start = plan.afresh(), index * plan.batch_size
     device = network.mean.device
     labels = plan.targets[start : start + plan.batch_size]
     seeds = [derive_seed(plan.seed, "dream", "image", start + offset) for offset in range(len(labels))]
@@ -217,7 +212,7 @@ def _dream_batch(network: ImageNetwork, plan: _Plan, index: int, on_event: Liste
             return network(images.float() / 255).float().cpu()
 
     def seen(images: Tensor) -> Tensor:
-        return plan.head.agreement(answers(_eight_bits(images)), labels).to(device) == 1
+        return plan.head.agreement(answers(eight_bits(images)), labels).to(device) == 1
 
     result = optimize_stages(
         network,
@@ -236,34 +231,13 @@ def _dream_batch(network: ImageNetwork, plan: _Plan, index: int, on_event: Liste
         taps=plan.taps,
         statistics=plan.statistics,
     )
-    images = _eight_bits(result.images)
+    images = eight_bits(result.images)
     logits = answers(images)
     shard = Shard(images.cpu(), labels, logits, torch.tensor(seeds))
     agreement = float(plan.head.agreement(logits, labels).mean())
     figures = {"teacher_agreement_share": agreement, **result.losses}
     on_event(Event("dreaming", (index + 1) * plan.steps, plan.batches * plan.steps, figures))
     return shard
-
-
-def _eight_bits(images: Tensor) -> Tensor:
-    return (images * 255).round().to(torch.uint8).contiguous()
-
-
-def _recipe(head: Head, source: StatisticsSource | None) -> Term:
-    """The recipe with the head's own part in place of the class; None where there are no statistics."""
-    parts = (prior_term() if source is None else default_term(usual_statistics_weight(source))).parts
-    return head.term + Term(tuple(part for part in parts if part.name != "class"))
-
-
-def _sees(network: ImageNetwork, shape: Sequence[int], source: StatisticsSource, *, demanded: bool) -> bool:
-    """Whether there is anything to match; where somebody asked for it by name, there must be."""
-    seen = sees_statistics(network, shape, source)
-    if demanded and not seen and not isinstance(source, NoStatistics):
-        raise StatisticsMissing(
-            f"statistics from {source.origin} were asked for, and {type(network.body).__name__} has none. Capture or "
-            "calibrate some, or ask for no statistics."
-        )
-    return seen
 
 
 def _stages(
@@ -279,20 +253,16 @@ def _stages(
     return check_stages(stages)
 
 
-def _asked(
-    targets: Sequence[int] | Tensor | Draw | None, count: int, answers: Sequence[Tensor], head: Head, seed: int
-) -> Tensor:
-    """The targets that were given, or drawn ones; each must fit the answer to the images of every stage."""
-    if not isinstance(targets, Tensor | Sequence):
-        if head.name != single_label().name:
-            raise ShapeError(f"dreams for the head {head.name!r} need targets, one for each of {count} images")
-        targets = (targets or balanced_targets)(count, answers[-1].shape[1], seed=seed)
-    return [checked_targets(targets, count, answer, head) for answer in answers][-1]
-
-
 def _has_places(answer: Tensor) -> bool:
     """Whether an answer says what is where, as maps and feature maps do."""
     return answer[0].ndim > 1 and answer[0][0].numel() > 1
+
+
+def _told(taps: Selector | None) -> str | None:
+    """Which layers are read, in the same words whatever their order."""
+    if taps is None:
+        return None
+    return describe(taps if callable(taps) else frozenset(taps))
 
 
 def _digest(targets: Tensor) -> dict[str, Any]:

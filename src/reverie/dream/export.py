@@ -6,7 +6,9 @@ Cost: one PNG per image. Every file appears whole or not at all; the same bank g
 import io
 import json
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,7 @@ def export_folder(
     Args:
         bank: Images of 1 or 3 channels with one class each.
         path: A new or empty folder.
-        class_names: One folder name per class; a class without one is called by its number.
+        class_names: One folder name per class; a class without one of its own is called by its number.
         labels: Soft labels to be kept with them, as `soft_labels.safetensors`.
 
     Returns:
@@ -53,9 +55,9 @@ def export_folder(
     """
     folder = _empty(Path(path))
     _check(bank, labels)
+    names = _folders(class_names, int(bank.labels.max()) + 1)
     for index, (image, label) in enumerate(zip(bank.images, bank.labels.tolist(), strict=True)):
-        name = class_names[label] if label < len(class_names) else f"{label:04d}"
-        write_bytes(folder / name.replace("/", "-") / f"{index:06d}.png", _png(image))
+        write_bytes(folder / names[label] / f"{index:06d}.png", _png(image))
     if labels is not None:
         labels.save(folder / LABELS_FILE)
     return folder
@@ -105,6 +107,15 @@ def export_webdataset(
         written.append(folder / f"dreams-{start // per_shard:05d}.tar")
         write_bytes(written[-1], buffer.getvalue())
     return written
+
+
+def _folders(class_names: Sequence[str], classes: int) -> list[str]:
+    """A folder for each class: its name where no other folder is called so, else its number."""
+    numbers = [f"{label:04d}" for label in range(classes)]
+    names = [name.replace("/", "-") for name in class_names[:classes]]
+    uses = Counter([*names, *numbers])
+    pairs = zip_longest(names, numbers, fillvalue="")
+    return [name if uses[name] == 1 and name not in ("", ".", "..") else number for name, number in pairs]
 
 
 def _sample(bank: Bank, index: int, labels: SoftLabels | None) -> list[tuple[str, bytes]]:

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from reverie.core.errors import RangeError
+from reverie.dream.canvas import SHARED_LIGHT
 
 __all__ = ["FourierCanvas"]
 
 # Amplitude of photographs falls as frequency^-1. A little less keeps texture within the optimizer's reach.
 EXPONENT = 0.75
-# Share of the variance that all channels have in common: light and shadow, against color.
-SHARED_LIGHT = 0.7
 
 
 class FourierCanvas:

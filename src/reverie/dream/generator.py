@@ -11,7 +11,8 @@ their batch.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,25 +24,26 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from reverie.core.counts import check_counts
-from reverie.core.digest import sha256_tensors
-from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound, ShapeError
-from reverie.core.events import Event, Listener, silent
+from reverie.core.digest import sha256_network
+from reverie.core.errors import CorruptFile, ReferenceNotFound, ShapeError
+from reverie.core.events import Listener, part_of, renamed, silent
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork, as_network
 from reverie.core.precision import choose_precision
-from reverie.core.rng import derive_seed, generator, preserved_rng
+from reverie.core.rng import derive_seed, generator, preserved_rng, seed_global
 from reverie.core.store import write_bytes
 from reverie.dream.bank import Bank, Folder, Shard
 from reverie.dream.bank_folder import read_manifest
 from reverie.dream.calibrate import choose_statistics
 from reverie.dream.conditional import CODE, ConditionalGenerator
+from reverie.dream.heads import single_label
 from reverie.dream.layer_statistics import StatisticsSource
 from reverie.dream.loop import optimize
 from reverie.dream.network_canvas import NetworkCanvas
 from reverie.dream.recipe import default_augment, usual_statistics_weight
-from reverie.dream.rehearsal import sees_statistics, try_term
+from reverie.dream.rehearsal import asked_targets, checked_shape, first_answer, sees_statistics, try_term
 from reverie.dream.running import memory_of, remember, running_statistics_term, with_fresh_memory
-from reverie.dream.targets import balanced_targets
+from reverie.dream.shard import eight_bits
 from reverie.dream.terms import Term, class_term, total_variation_term
 
 __all__ = ["ConditionalGenerator", "generate", "load_generator"]
@@ -56,6 +58,7 @@ FOLLOW = 0.5
 @dataclass(frozen=True)
 class _Plan:
     image_shape: tuple[int, ...]
+    classes: int
     targets: Tensor
     batch_size: int
     warm_up: int
@@ -113,17 +116,17 @@ def generate(
         steps: Steps on every later batch, >= 1.
         batch_size: Images made together, >= 1.
         seed: Same seed, same bytes, on one machine with one number of threads.
-        term: What images should satisfy; None is class + 5 running statistics + total variation, without statistics
-            where there are none.
+        term: What images should satisfy; None is class + 5 running statistics, where there are any, + total variation.
         statistics: Which moments the images should have; None as in `dream`.
-        path: Folder to keep the bank in, one shard per batch; a killed run goes on there. Batches depend on each other,
-            so one process works on it. None keeps it in memory.
+        path: Folder of the bank, one shard per batch, for one process; a killed run goes on there. None: in memory.
         on_event: Told of every step.
 
     Raises:
         RangeError: A number lies outside its range.
-        ShapeError: The network returns no single-label logits, or images are not (c, h, w).
-        FolderInUse: `path` holds something else.
+        ShapeError: The network does not take such images, or returns no single-label logits; images are not (c, h, w).
+        StatisticsMissing: Statistics were asked for that the network lacks.
+        FolderInUse: `path` holds something else, or another process writes to it.
+        CorruptFile: What is kept there is damaged.
 
     Example:
         >>> body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
@@ -134,32 +137,17 @@ def generate(
     """
     check_counts(count=count, warm_up=warm_up, steps=steps, batch_size=batch_size)
     network = as_network(model, image_shape)
-    shape = _shape(network, image_shape)
-    with preserved_rng():
-        classes = _classes(network, shape)
-        asked = _asked(targets, count, classes, seed)
-        source = statistics or choose_statistics(network, image_shape=shape)
-        term = term or _default_term(source if sees_statistics(network, shape, source) else None)
-        try_term(network, with_fresh_memory(term), shape, asked, statistics=source, taps=None)
-        term = with_fresh_memory(term)
-        plan = _Plan(shape, asked, batch_size, warm_up, steps, seed, term, source, choose_precision(network))
-        maker = _fresh_generator(classes, shape, seed)
-        return _made(network, maker, plan, classes, None if path is None else Path(path), on_event)
-
-
-def _shape(network: ImageNetwork, image_shape: Sequence[int] | None) -> tuple[int, ...]:
-    shape = tuple(network.image_shape if image_shape is None else image_shape)
+    shape = checked_shape(network, image_shape)
     if len(shape) != 3:
         raise ShapeError(f"the generator draws images (c, h, w), asked for {shape}")
-    return shape
-
-
-def _asked(targets: Sequence[int] | Tensor | None, count: int, classes: int, seed: int) -> Tensor:
-    """The class of each image, given or in turn."""
-    asked = balanced_targets(count, classes, seed=seed) if targets is None else torch.as_tensor(targets)
-    if asked.shape != (count,) or not bool(((asked >= 0) & (asked < classes)).all()):
-        raise RangeError(f"targets must name a class in 0..{classes - 1} for each of {count} images")
-    return asked.long()
+    with preserved_rng():
+        answer = first_answer(network, shape, single_label())
+        asked = asked_targets(targets, count, [answer], single_label(), seed=seed)
+        source, precision = statistics or choose_statistics(network, image_shape=shape), choose_precision(network)
+        term = with_fresh_memory(term or _default_term(network, shape, source, demanded=statistics is not None))
+        try_term(network, term, shape, asked, statistics=source, taps=None)
+        plan = _Plan(shape, answer.shape[1], asked, batch_size, warm_up, steps, seed, term, source, precision)
+        return _made(network, plan, None if path is None else Path(path), on_event)
 
 
 def load_generator(folder: Path | str) -> ConditionalGenerator:
@@ -187,49 +175,46 @@ def load_generator(folder: Path | str) -> ConditionalGenerator:
         raise ReferenceNotFound(
             f"{folder} holds no generator. Make one with generate(..., path=...), or by reverie bank generate."
         )
-    try:
-        tensors = load(kept[-1].read_bytes())
+    with _reading(kept[-1]) as tensors:
         classes = tensors["maker.map.weight"].shape[1] - CODE
         with preserved_rng():
             maker = ConditionalGenerator(classes=classes, image_shape=config["image_shape"])
-        maker.load_state_dict(
-            {name.removeprefix("maker."): one for name, one in tensors.items() if name.startswith("maker.")}
-        )
-    except (SafetensorError, KeyError, RuntimeError) as error:
-        raise CorruptFile(f"{kept[-1]} is no generator ({str(error).splitlines()[0]}). Delete the folder.") from error
+        _take_up(tensors, maker, Term())
     return maker.eval()
 
 
-def _made(
-    network: ImageNetwork, maker: nn.Module, plan: _Plan, classes: int, path: Path | None, on_event: Listener
-) -> Bank:
+def _made(network: ImageNetwork, plan: _Plan, path: Path | None, on_event: Listener) -> Bank:
     """All batches in turn; on disk, beside each shard stands the generator that the next batch begins with."""
+    seed_global(derive_seed(plan.seed, "generator"))
+    maker = ConditionalGenerator(classes=plan.classes, image_shape=plan.image_shape)
     if path is None:
-        shards = [_batch(network, maker, plan, classes, index, on_event) for index in range(plan.batches)]
+        shards = [_batch(network, maker, plan, index, on_event) for index in range(plan.batches)]
         return Bank.from_shards(shards, plan.config())
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    with Folder.open(path, plan.config(), sha256_tensors(tensors)) as folder:
+    with Folder.open(path, plan.config(), sha256_network(network)) as folder:
+        if len(folder.shards) < plan.batches:
+            folder.claim_all(plan.batches)
         done = len(folder.shards)
         if done:
             kept = path / _kept_name(done)
             if not kept.exists():
                 raise CorruptFile(f"{kept} is missing: the generator after {done} batches. Delete the folder.")
-            _take_up(load(kept.read_bytes()), maker, plan.term)
+            with _reading(kept) as tensors:
+                _take_up(tensors, maker, plan.term)
         for index in range(done, plan.batches):
-            shard = _batch(network, maker, plan, classes, index, on_event)
+            shard = _batch(network, maker, plan, index, on_event)
             # The generator first: with the shard in the manifest it must be there.
             write_bytes(path / _kept_name(index + 1), save(_state(maker, plan.term)))
             folder.add(shard, index)
             (path / _kept_name(index)).unlink(missing_ok=True)
-        return Bank.from_shards(folder.shards, plan.config(), path)
+        return Bank.from_shards(folder.shards, plan.config(), path, teacher_sha256=sha256_network(network))
 
 
-def _batch(network: ImageNetwork, maker: nn.Module, plan: _Plan, classes: int, index: int, on_event: Listener) -> Shard:
+def _batch(network: ImageNetwork, maker: nn.Module, plan: _Plan, index: int, on_event: Listener) -> Shard:
     start = index * plan.batch_size
     labels = plan.targets[start : start + plan.batch_size]
     seeds = [derive_seed(plan.seed, "generate", start + offset) for offset in range(len(labels))]
     noise = torch.stack([torch.randn(CODE, generator=generator(seed, "code")) for seed in seeds])
-    codes = torch.cat([noise, CLASS_SCALE * F.one_hot(labels, classes).float()], dim=1)
+    codes = torch.cat([noise, CLASS_SCALE * F.one_hot(labels, plan.classes).float()], dim=1)
     adapted = copy.deepcopy(maker)
     total = plan.warm_up + (plan.batches - 1) * plan.steps
     before = 0 if index == 0 else plan.warm_up + (index - 1) * plan.steps
@@ -245,10 +230,10 @@ def _batch(network: ImageNetwork, maker: nn.Module, plan: _Plan, classes: int, i
         learning_rate=LEARNING_RATE,
         precision=plan.precision,
         statistics=plan.statistics,
-        on_event=lambda event: on_event(Event("generating", before + event.step, total)),
+        on_event=part_of(renamed("generating", on_event), before=before, total=total),
     )
     _follow(maker, adapted.cpu(), share=FOLLOW if index else 1.0)
-    images = (result.images * 255).round().to(torch.uint8).contiguous()
+    images = eight_bits(result.images)
     with frozen(network), torch.no_grad():
         logits = network(images.float() / 255).float().cpu()
     return Shard(images.cpu(), labels, logits, torch.tensor(seeds))
@@ -258,6 +243,15 @@ def _state(maker: nn.Module, term: Term) -> dict[str, Tensor]:
     """All that the next batch depends on."""
     averages = {f"past.{name}": tensor.cpu().contiguous() for name, tensor in memory_of(term).items()}
     return {**{f"maker.{name}": tensor for name, tensor in maker.state_dict().items()}, **averages}
+
+
+@contextmanager
+def _reading(kept: Path) -> Iterator[dict[str, Tensor]]:
+    """What `_state` gave, from its file; whatever is wrong with it is said of the file."""
+    try:
+        yield load(kept.read_bytes())
+    except (SafetensorError, KeyError, RuntimeError) as error:
+        raise CorruptFile(f"{kept} is no generator ({str(error).splitlines()[0]}). Delete the folder.") from error
 
 
 def _take_up(state: dict[str, Tensor], maker: nn.Module, term: Term) -> None:
@@ -275,22 +269,10 @@ def _follow(maker: nn.Module, adapted: nn.Module, *, share: float) -> None:
             ours.lerp_(theirs, share)
 
 
-def _fresh_generator(classes: int, shape: tuple[int, ...], seed: int) -> ConditionalGenerator:
-    torch.manual_seed(derive_seed(seed, "generator") % 2**63)
-    return ConditionalGenerator(classes=classes, image_shape=shape)
-
-
-def _default_term(source: StatisticsSource | None) -> Term:
-    base = class_term() + total_variation_term()
-    return base if source is None else base + usual_statistics_weight(source) * running_statistics_term()
-
-
-def _classes(network: ImageNetwork, shape: tuple[int, ...]) -> int:
-    with frozen(network), torch.no_grad():
-        answer = network(torch.full((2, *shape), 0.5, device=network.mean.device))
-    if not isinstance(answer, Tensor) or answer.ndim != 2 or answer.shape[1] < 2:
-        raise ShapeError(f"{type(network.body).__name__} returns no logits (n, k), k >= 2, to be generated for")
-    return int(answer.shape[1])
+def _default_term(network: ImageNetwork, shape: tuple[int, ...], source: StatisticsSource, *, demanded: bool) -> Term:
+    seen = sees_statistics(network, shape, source, demanded=demanded)
+    statistics = usual_statistics_weight(source) * running_statistics_term() if seen else Term()
+    return class_term() + total_variation_term() + statistics
 
 
 def _kept_name(done: int) -> str:

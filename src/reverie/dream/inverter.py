@@ -10,7 +10,6 @@ Source: Yin et al. 2021, arXiv:2107.06304, section 3. Differs: inverses are resi
 losses are relative to the variance of what is asked for, so blocks of any scale weigh alike.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reverie.core.augment import still
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
 from reverie.core.events import Event, Listener, renamed, silent
 from reverie.core.modes import frozen
 from reverie.core.network import as_network
-from reverie.core.rng import derive_seed, preserved_rng
+from reverie.core.rng import derive_seed, preserved_rng, seed_global
 from reverie.core.source import Source
 from reverie.core.tap import Reading, tap
 from reverie.dream.answering import answering
@@ -173,7 +173,7 @@ def train_inverter(
             known = read(first)
         if list(seen) != list(layers):
             raise RangeError(f"layers go from the first to the deepest; these run in the order {', '.join(seen)}")
-        torch.manual_seed(derive_seed(seed, "inverter"))
+        seed_global(derive_seed(seed, "inverter"))
         shapes = [tuple(first.shape[1:]), *(tuple(features.shape[1:]) for features in known[:-1])]
         blocks = nn.ModuleList(
             [
@@ -196,7 +196,8 @@ def train_inverter(
             adam.step()
             schedule.step()
             on_event(Event("training an inverter", step + 1, steps))
-    return Inverter(layers, copy.deepcopy(blocks).eval().requires_grad_(False), inverter.scales)
+    blocks.eval().requires_grad_(False)
+    return inverter
 
 
 def refine_inversion(
@@ -252,18 +253,13 @@ def refine_inversion(
         term=head.term,
         targets=features,
         steps=steps,
-        augment=_as_they_are,
+        augment=still,  # features are of one view
         seed=0,
         learning_rate=learning_rate,
         statistics=NoStatistics(),
         on_event=renamed("refining", on_event),
     )
     return found.images
-
-
-def _as_they_are(images: Tensor, _: torch.Generator) -> Tensor:
-    """Features are of one view: another would be of other features."""
-    return images
 
 
 def _alone(inverter: Inverter, images: Tensor, asked: Sequence[Tensor]) -> Tensor:

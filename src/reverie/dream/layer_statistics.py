@@ -361,7 +361,7 @@ def _own_batch_norms(network: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in stored_layers(network).items()
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm | nn.InstanceNorm1d | nn.InstanceNorm2d)
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm)
     }
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from reverie.core.errors import RangeError
 from reverie.core.rng import generator
 from reverie.core.source import Source
+from reverie.dream.shard import eight_bits
 
 __all__ = ["leaves_source"]
 
@@ -46,7 +47,7 @@ def leaves_source(*, count: int, image_shape: Sequence[int], seed: int) -> Sourc
     if count < 1 or len(image_shape) < 2:
         raise RangeError(f"leaves need count >= 1 and a shape (c, ...), got {count} and {tuple(image_shape)}")
     images = [_image(image_shape, generator(seed, "leaves", index)) for index in range(count)]
-    return Source("dead leaves", (torch.stack(images) * 255).round().to(torch.uint8))
+    return Source("dead leaves", eight_bits(torch.stack(images)))
 
 
 def _image(image_shape: Sequence[int], rng: torch.Generator) -> Tensor:

@@ -83,7 +83,7 @@ def optimize(
         on_event: Told of every step.
 
     Raises:
-        RangeError: `steps` or `learning_rate` is not positive.
+        RangeError: `steps` or `learning_rate` is not positive, or the term is empty.
         Diverged: The images are not finite in the end.
 
     Example:
@@ -98,6 +98,8 @@ def optimize(
     check_counts(steps=steps)
     if not learning_rate > 0:
         raise RangeError(f"learning_rate must be positive, got {learning_rate}")
+    if not term.parts:
+        raise RangeError("the term is empty: it asks for nothing. Give it a part of weight above 0, as class_term() is")
     precision = precision or choose_precision(network)
     parameters = list(canvas.parameters())
     adam = torch.optim.Adam(parameters, lr=learning_rate, betas=BETAS, fused=True)
@@ -111,8 +113,9 @@ def optimize(
         for step in range(steps):
             for group in adam.param_groups:
                 group["lr"] = learning_rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-            noted.clear()
             images = augment(canvas.images(), rng)
+            # A generator's own normalization, noted while it drew them, is none of the network's.
+            noted.clear()
             with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
                 logits = network(images)
             view = View(images, logits.float(), targets, tuple(noted), seen, step / steps)

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from reverie.core.augment import still
 from reverie.core.errors import ShapeError
 from reverie.core.events import Listener, renamed, silent
-from reverie.core.rng import derive_seed, preserved_rng
+from reverie.core.rng import derive_seed, preserved_rng, seed_global
 from reverie.dream.conditional import CODE, ConditionalGenerator
 from reverie.dream.heads import embedding
+from reverie.dream.layer_statistics import NoStatistics
 from reverie.dream.loop import optimize
 
 __all__ = ["CodesCanvas", "NetworkCanvas", "deep_image_prior", "recover_codes"]
@@ -108,7 +110,7 @@ def deep_image_prior(
             "Optimize pixels or a spectrum."
         )
     with preserved_rng():
-        torch.manual_seed(derive_seed(seeds[0], "deep image prior") % 2**63)
+        seed_global(derive_seed(seeds[0], "deep image prior"))
         maker = ConditionalGenerator(classes=0, image_shape=image_shape)
     codes = [torch.randn(CODE, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return NetworkCanvas(maker.to(device), torch.stack(codes).to(device), optimize_codes=True)
@@ -162,10 +164,11 @@ def recover_codes(
         term=embedding().term,
         targets=images,
         steps=steps,
-        augment=lambda seen, _: seen,
+        augment=still,
         seed=0,
         learning_rate=learning_rate,
         precision=torch.float32,
+        statistics=NoStatistics(),
         on_event=renamed("recovering codes", on_event),
     )
     return canvas.codes.detach()

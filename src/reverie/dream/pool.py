@@ -21,6 +21,7 @@ def join_banks(banks: Sequence[Bank]) -> Bank:
 
     Raises:
         RangeError: No banks.
+        ShapeError: Dreams of other shapes.
 
     Example:
         >>> images = torch.tensor([[[[0, 9]]], [[[9, 0]]]], dtype=torch.uint8)
@@ -30,6 +31,11 @@ def join_banks(banks: Sequence[Bank]) -> Bank:
     """
     if not banks:
         raise RangeError("a pool is joined from at least one bank, got none")
+    for bank in banks:
+        if _shapes(bank) != _shapes(banks[0]):
+            raise ShapeError(
+                f"a bank of {_shapes(bank)} cannot join one of {_shapes(banks[0])}. Join banks of one network and size."
+            )
     images, labels, logits, seeds = (
         torch.cat([getattr(bank, name) for bank in banks]) for name in ("images", "labels", "logits", "seeds")
     )
@@ -73,6 +79,12 @@ def replay(labels: Tensor, difficulty: Tensor, *, count: int, seed: int, hard: f
         picks.append(_of_class((labels == label).nonzero()[:, 0], difficulty, share, hard=hard, rng=rng))
     chosen = torch.cat(picks)
     return chosen[torch.randperm(len(chosen), generator=rng)]
+
+
+def _shapes(bank: Bank) -> str:
+    """Of one dream."""
+    parts = {"images": bank.images, "labels": bank.labels, "answers": bank.logits}
+    return ", ".join(f"{name} {tuple(part.shape[1:])}" for name, part in parts.items())
 
 
 def _of_class(places: Tensor, difficulty: Tensor, share: int, *, hard: float, rng: torch.Generator) -> Tensor:

@@ -15,10 +15,13 @@ from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork
 from reverie.core.tap import Reading, Selector, tap
 from reverie.dream.heads import Head, single_label
-from reverie.dream.layer_statistics import StatisticsSource
+from reverie.dream.layer_statistics import NoStatistics, StatisticsSource
+from reverie.dream.recipe import default_term, prior_term, usual_statistics_weight
+from reverie.dream.running import with_fresh_memory
+from reverie.dream.targets import Draw, balanced_targets
 from reverie.dream.terms import Term, View
 
-__all__ = ["checked_shape", "checked_targets", "first_answer", "sees_statistics", "try_term"]
+__all__ = ["asked_targets", "checked_shape", "first_answer", "sees_statistics", "try_term", "usual_term"]
 
 
 def checked_shape(network: ImageNetwork, image_shape: Sequence[int] | None) -> tuple[int, ...]:
@@ -73,26 +76,62 @@ def first_answer(network: ImageNetwork, shape: Sequence[int], head: Head) -> Ten
     return answer
 
 
-def checked_targets(targets: Sequence[int] | Tensor, count: int, answer: Tensor, head: Head) -> Tensor:
-    """Targets as a tensor on the CPU, int64 or float32.
+def asked_targets(
+    targets: Sequence[int] | Tensor | Draw | None, count: int, answers: Sequence[Tensor], head: Head, *, seed: int
+) -> Tensor:
+    """The targets that were given, or drawn ones, on the CPU, int64 or float32; each must fit all of the answers.
 
     Raises:
         ShapeError: Not one for each image, or not what the head takes.
         RangeError: A value outside what the head takes.
     """
+    if not isinstance(targets, Tensor | Sequence):
+        if head.name != single_label().name:
+            raise ShapeError(f"dreams for the head {head.name!r} need targets, one for each of {count} images")
+        targets = (targets or balanced_targets)(count, answers[-1].shape[1], seed=seed)
+    return [_checked(targets, count, answer, head) for answer in answers][-1]
+
+
+def _checked(targets: Sequence[int] | Tensor, count: int, answer: Tensor, head: Head) -> Tensor:
     chosen = torch.as_tensor(targets).detach().cpu()
     chosen = chosen.float() if chosen.is_floating_point() else chosen.long()
-    if chosen.ndim == 0 or len(chosen) != count or (head.name == single_label().name and chosen.ndim != 1):
-        raise ShapeError(f"targets must name one class for each of {count} images, got shape {tuple(chosen.shape)}")
+    by_class = head.name == single_label().name
+    if chosen.ndim == 0 or len(chosen) != count or (by_class and chosen.ndim != 1):
+        wanted = "name one class" if by_class else "hold one target"
+        raise ShapeError(f"targets must {wanted} for each of {count} images, got shape {tuple(chosen.shape)}")
     head.check(answer[:1].cpu().expand(count, *answer.shape[1:]), chosen)
     return chosen
 
 
-def sees_statistics(network: ImageNetwork, shape: Sequence[int], statistics: StatisticsSource) -> bool:
-    """Whether a source of statistics finds any in a pass of the network."""
+def sees_statistics(
+    network: ImageNetwork, shape: Sequence[int], statistics: StatisticsSource, *, demanded: bool = False
+) -> bool:
+    """Whether a source of statistics finds any in a pass of the network; where somebody demands them, it must.
+
+    Raises:
+        StatisticsMissing: They are demanded, and there are none.
+    """
     with frozen(network), torch.no_grad(), statistics(network) as seen:
         network(torch.full((2, *shape), 0.5, device=network.mean.device))
+    if demanded and not seen and not isinstance(statistics, NoStatistics):
+        raise StatisticsMissing(
+            f"statistics from {statistics.origin} were asked for, and {type(network.body).__name__} has none. Capture "
+            "or calibrate some, or ask for no statistics."
+        )
     return bool(seen)
+
+
+def usual_term(
+    network: ImageNetwork, shape: Sequence[int], statistics: StatisticsSource, head: Head, *, demanded: bool = False
+) -> Term:
+    """The recipe with the head's own part in place of the class: with statistics where there are any.
+
+    Raises:
+        StatisticsMissing: As `sees_statistics`.
+    """
+    seen = sees_statistics(network, shape, statistics, demanded=demanded)
+    parts = (default_term(usual_statistics_weight(statistics)) if seen else prior_term()).parts
+    return head.term + Term(tuple(part for part in parts if part.name != "class"))
 
 
 def try_term(
@@ -104,7 +143,7 @@ def try_term(
     statistics: StatisticsSource,
     taps: Selector | None,
 ) -> None:
-    """Show a term what it will see.
+    """Show a term what it will see, without leaving it anything to remember.
 
     Raises:
         StatisticsMissing: It asks for statistics, or layers, that are not there.
@@ -120,7 +159,7 @@ def try_term(
         logits = network(images).float()
         view = View(images, logits, two.to(images.device), tuple(seen), read)
         try:
-            value = term(view)
+            value = with_fresh_memory(term)(view)
         except StatisticsMissing as error:
             if taps is not None or seen:
                 raise

@@ -22,8 +22,8 @@ __all__ = ["RunningStatistics", "memory_of", "remember", "running_statistics_ter
 class RunningStatistics:
     """As `Statistics`, of (1 - momentum) times the batch's moments plus momentum times their running average.
 
-    The average is the loss's own memory: one loss for one run. It is held beside the value, so two of equal settings
-    are equal in reports.
+    The average is the loss's own memory, so two of equal settings are equal in reports. `dream` begins it anew in every
+    batch; `generate` keeps it for the whole bank.
 
     Attributes:
         momentum: Weight of the past, in [0, 1).
@@ -42,7 +42,7 @@ class RunningStatistics:
 
     def _blend(self, one: Moments, past: tuple[Tensor, Tensor]) -> Moments:
         mean, variance = (
-            (1 - self.momentum) * now + self.momentum * before
+            (1 - self.momentum) * now + self.momentum * before.to(now.device)
             for now, before in zip((one.mean, one.variance), past, strict=True)
         )
         return Moments(one.name, mean, variance, one.stored_mean, one.stored_variance)

@@ -8,7 +8,18 @@ from torch import Tensor, float32, int64, uint8
 
 from reverie.core.errors import CorruptFile
 
-__all__ = ["Shard"]
+__all__ = ["Shard", "eight_bits"]
+
+
+def eight_bits(images: Tensor) -> Tensor:
+    """Images in [0, 1] as a shard holds them: uint8, rounded.
+
+    Example:
+        >>> from torch import tensor
+        >>> eight_bits(tensor([0.0, 0.5, 1.0]))
+        tensor([  0, 128, 255], dtype=torch.uint8)
+    """
+    return (images * 255).round().to(uint8).contiguous()
 
 
 @dataclass(frozen=True, eq=False)

@@ -150,8 +150,8 @@ def check_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     """Stages that end at the full resolution, and never shrink.
 
     Raises:
-        RangeError: None at all, a number out of range, a stage coarser than the one before, a coarse last one, or one
-            for unseen images that does not follow another of its size.
+        RangeError: None at all, a number out of range, a stage coarser than the one before, a coarse last one, one
+            for unseen images that does not follow another of its size, or one for all images behind it.
     """
     for stage in stages:
         if stage.steps < 1 or not 0 < stage.share <= 1 or not stage.learning_rate > 0:
@@ -162,6 +162,8 @@ def check_stages(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     for before, stage in zip([None, *stages], stages, strict=False):
         if stage.unseen_only and (before is None or before.share != stage.share):
             raise RangeError(f"a stage for unseen images follows another of the same share, got {stage} after {before}")
+        if before is not None and before.unseen_only and not stage.unseen_only:
+            raise RangeError(f"{stage} would change the images that {before} kept. Put stages for unseen images last.")
     return tuple(stages)
 
 

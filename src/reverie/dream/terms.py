@@ -148,6 +148,10 @@ class Statistics:
                 "network. Pass a term without them: class_term() + total_variation_term()."
             )
         layers = _relative_distances(view.moments)
+        if self.first_weight == 0 and len(layers) == 1:
+            raise StatisticsMissing(
+                "first_weight=0 leaves nothing to match: only one batch normalization ran. Give it a weight above 0."
+            )
         if self.first_weight != 1.0:
             weights = torch.ones_like(layers)
             weights[0] = self.first_weight
@@ -167,7 +171,7 @@ class TotalVariation:
             squared: Tensor = _SquaredSteps.apply(view.images)
             return squared
         steps = [_step(view.images, axis).abs() for axis in range(2, view.images.ndim)]
-        return torch.stack([(step if self.power == 1.0 else step.pow(self.power)).mean() for step in steps]).sum()
+        return torch.stack([_mean(step if self.power == 1.0 else step.pow(self.power)) for step in steps]).sum()
 
 
 @dataclass(frozen=True)
@@ -263,7 +267,7 @@ class _SquaredSteps(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ANN401  torch's context object
         ctx.save_for_backward(x)
-        return torch.stack([_step(x, axis).square_().mean() for axis in range(2, x.ndim)]).sum()
+        return torch.stack([_mean(_step(x, axis).square_()) for axis in range(2, x.ndim)]).sum()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -276,6 +280,11 @@ class _SquaredSteps(torch.autograd.Function):
             total.narrow(axis, 1, x.shape[axis] - 1).add_(step)
             total.narrow(axis, 0, x.shape[axis] - 1).sub_(step)
         return total
+
+
+def _mean(steps: Tensor) -> Tensor:
+    """0 along an axis of one pixel, which has no steps."""
+    return steps.mean() if steps.numel() else steps.sum()
 
 
 def _step(x: Tensor, axis: int) -> Tensor:

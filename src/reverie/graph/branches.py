@@ -116,11 +116,8 @@ class _Search:
         return self.silencers(call.inputs[0], module) if len(call.inputs) == 1 else ()
 
     def _own(self, value: Value) -> tuple[str, ...]:
-        for axis in self._analysis.axes.get(value.index, ()):
-            born = self._analysis.birth(axis)
-            if born is not None:
-                return (born[0],)
-        return ()
+        name = self._analysis.stored(value)
+        return () if name is None else (name,)
 
 
 def _op(call: Call) -> str:
@@ -159,27 +156,29 @@ def _one(value: Any, index: int) -> Any:  # noqa: ANN401  any positional argumen
 
 @contextmanager
 def _watching(model: nn.Module, modules: Iterable[str], identical: dict[str, bool]) -> Iterator[None]:
-    """Note for each module whether it returned its input bit for bit."""
+    """Note for each module whether it was given one tensor and returned it bit for bit."""
     given: dict[str, Tensor] = {}
     handles = []
 
     def enter(name: str) -> Callable[..., None]:
-        def before(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            # A copy: the module may change its input in place.
-            given[name] = args[0].clone()
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            # The identity takes one tensor and nothing else. A copy: the module may change its input in place.
+            if len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
+                given[name] = args[0].clone()
 
         return before
 
     def leave(name: str) -> Callable[..., None]:
-        def after(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> None:
-            identical[name] = bool(torch.equal(given.pop(name), output))
+        def after(_module: nn.Module, _args: tuple[Any, ...], output: object) -> None:
+            before = given.pop(name, None)
+            identical[name] = before is not None and isinstance(output, Tensor) and torch.equal(before, output)
 
         return after
 
     try:
         for name in modules:
             module = model.get_submodule(name)
-            handles.append(module.register_forward_pre_hook(enter(name)))
+            handles.append(module.register_forward_pre_hook(enter(name), with_kwargs=True))
             handles.append(module.register_forward_hook(leave(name)))
         yield
     finally:

@@ -41,7 +41,8 @@ def cut_optimizer(optimizer: Optimizer, model: nn.Module, small: nn.Module, reco
 
     Raises:
         ReferenceNotFound: The optimizer holds a parameter that the model lacks.
-        UnsupportedOp: The record scales parameters, and how some state goes with that is not known.
+        UnsupportedOp: Some state is of another shape than its parameter, as that of Adafactor and LBFGS is; or the
+            record scales parameters, and how some state goes with that is not known.
 
     Example:
         >>> from reverie.graph import cut, probe
@@ -66,7 +67,7 @@ def cut_optimizer(optimizer: Optimizer, model: nn.Module, small: nn.Module, reco
         kept = [there[names[id(one)]] for one in group["params"] if names[id(one)] in there]
         groups.append({**group, "params": kept})
     fresh = type(optimizer)(groups, **{key: optimizer.defaults[key] for key in ("lr",) if key in optimizer.defaults})
-    states = {names[id(one)]: state for one, state in optimizer.state.items()}
+    states = {names[id(one)]: state for one, state in optimizer.state.items() if id(one) in names}
     for key in sorted({key for state in states.values() for key in state}):
         _carry(key, states, (model, there, record), fresh)
     return fresh
@@ -88,6 +89,11 @@ def _carry(
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 parameter.copy_(value)
                 shaped.add(name)
+            elif not (isinstance(value, int | float | None) or (isinstance(value, Tensor) and value.numel() == 1)):
+                raise UnsupportedOp(
+                    f"the optimizer's {key!r} of {name} is neither of its shape nor one number, and how that is cut is "
+                    "not known. Make a new optimizer for the cut network."
+                )
     cut = dict(replay(_scaled(record, key, shaped), holder).named_parameters())
     for name, state in states.items():
         if key in state and name in there:

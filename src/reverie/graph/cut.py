@@ -4,6 +4,7 @@ The edit is applied by replaying its own record, so the two cannot differ. Tenso
 attributes that were found to state a size are rewritten.
 """
 
+import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import pairwise
 
@@ -90,7 +91,8 @@ def check_kept(model: nn.Module, structure: Structure, kept: Mapping[str, Sequen
     checked = {}
     for name, indices in kept.items():
         group = structure.group(name)
-        found = sorted(indices)
+        # Rows of a tensor are tensors, which a set tells apart by where they lie and not by their value.
+        found = sorted(operator.index(one) for one in indices)
         if not found:
             raise RangeError(f"cannot keep no unit of {name}: at least one must stay. Bypass its block instead.")
         if found[0] < 0 or found[-1] >= group.units:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from reverie.graph.coupling import Axis, Place
 from reverie.graph.rules import KERNEL, POSITION, Analysis, LayerNote
-from reverie.graph.scales import Source
+from reverie.graph.scales import Rows
 from reverie.graph.structure import Group, Layer, Rescale, Role, Slice, Structure, Width
 from reverie.graph.trace import Call, Trace, Value
 
@@ -42,11 +42,8 @@ def describe(trace: Trace, analysis: Analysis) -> tuple[Structure, dict[str, int
 
 def _layer_name(note: LayerNote, analysis: Analysis) -> str:
     """The module that owns the weight, which may be another than the one that uses it."""
-    for axis in analysis.axes[note.weight.index]:
-        born = analysis.birth(axis)
-        if born is not None:
-            return born[0].rpartition(".")[0] or born[0]
-    return note.call.module
+    name = analysis.stored(note.weight)
+    return note.call.module if name is None else name.rpartition(".")[0] or name
 
 
 def _members(trace: Trace, analysis: Analysis, names: Sequence[str]) -> dict[int, tuple[list[Slice], list[Slice]]]:
@@ -99,7 +96,7 @@ def _crossed(analysis: Analysis) -> dict[int, str]:
 
 def _scaled(analysis: Analysis) -> dict[int, tuple[Rescale, ...]]:
     """Atom -> what makes up for a number that the code computes from a width with this atom in it."""
-    found: dict[int, dict[Source, dict[int, float]]] = {}
+    found: dict[int, dict[Rows, dict[int, float]]] = {}
     for scale in analysis.scales.values():
         for atom in analysis.coupling.free(scale.axis):
             for one in scale.sources:
@@ -236,15 +233,20 @@ class _LayerDescriber:
         is_conv = note.kind == "conv"
         arguments = note.call.arguments
         kernel = note.weight.shape[2:] if is_conv else ()
+        is_transposed = is_conv and arguments["transposed"]
         groups = size(note.groups)
         incoming, outgoing = size(note.incoming), size(note.outgoing)
-        places = prod((note.input if is_conv and arguments["transposed"] else note.output).shape)
-        wide = (note.output if is_conv and arguments["transposed"] else note.input).shape[1] if is_conv else incoming
-        kind: Literal["conv", "depthwise", "linear"] = "conv" if is_conv else "linear"
+        places = prod((note.input if is_transposed else note.output).shape)
+        wide = (note.output if is_transposed else note.input).shape[1] if is_conv else incoming
+        kind: Literal["conv", "depthwise", "transposed", "linear"] = "conv" if is_conv else "linear"
+        if is_conv and groups > 1 and groups == incoming:
+            kind = "depthwise"
+        if is_transposed:
+            kind = "transposed"
         adds, activation = self._after(note.output)
         return Layer(
             name=name,
-            kind="depthwise" if is_conv and groups > 1 and groups == incoming else kind,
+            kind=kind,
             incoming=self._widths(note.incoming),
             outgoing=self._widths(note.outgoing),
             grouping=self._widths(note.groups),

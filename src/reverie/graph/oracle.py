@@ -24,6 +24,7 @@ from reverie.core.edit import Bypass, Keep, Record
 from reverie.core.errors import ReferenceNotFound, ShapeError, UnsupportedOp
 from reverie.core.rng import preserved_rng
 from reverie.graph import oracle_sums as oracle_sums  # fills the table
+from reverie.graph.functions import parts_of_attention
 from reverie.graph.oracle_rules import HANDLERS, MOVES, NAMED, Arguments, Handler
 
 __all__ = ["surviving"]
@@ -72,10 +73,9 @@ def surviving(model: nn.Module, record: Record, *inputs: Tensor) -> Any:  # noqa
         stack.enter_context(preserved_rng())
         stack.enter_context(torch.no_grad())
         # Recurrent layers and attention as single operations have no masked form; as their parts they have.
+        stack.enter_context(parts_of_attention())
         stack.callback(torch._C._set_mkldnn_enabled, torch._C._get_mkldnn_enabled())
         torch._C._set_mkldnn_enabled(False)
-        stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
-        torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(mode)
         answer = subject(*inputs)
     for leaf in tree_leaves(answer):

@@ -50,7 +50,7 @@ def rehearse(model: nn.Module, example: Example, trace: Trace, analysis: Analysi
         What can be taken, branches not looked for.
     """
     remedies = Remedies(trace, analysis)
-    seen: list[int] = []
+    passes = 0
     while True:
         structure, atoms = describe(trace, analysis)
         counts = {group.name: _fewer(group.units, index) for index, group in enumerate(structure.free)}
@@ -69,11 +69,11 @@ def rehearse(model: nn.Module, example: Example, trace: Trace, analysis: Analysi
             return structure
         before = remedies.state()
         remedies.apply(blame, widths)
-        if remedies.state() == before or len(seen) > _PASSES:
+        if remedies.state() == before or passes > _PASSES:
             # Nothing left to try where it went wrong: then nothing may go.
             for atom in widths:
                 analysis.coupling.freeze(((atom,),), blame.reason)
-        seen.append(blame.call)
+        passes += 1
 
 
 def _fewer(units: int, index: int) -> int:

@@ -14,7 +14,7 @@ from torch import nn
 from reverie.graph.blame import Blame, Slot, slot_axis
 from reverie.graph.coupling import Axis
 from reverie.graph.rules import Analysis, Scale
-from reverie.graph.scales import Source, exponent, making_up, product_before
+from reverie.graph.scales import Rows, exponent, making_up, product_before
 from reverie.graph.trace import ModuleCall, Trace, integers
 
 __all__ = ["Remedies"]
@@ -61,7 +61,7 @@ class Remedies:
 
     trace: Trace
     analysis: Analysis
-    _proportional: dict[tuple[object, ...], tuple[int, tuple[tuple[Source, tuple[int, ...]], ...]]] = field(
+    _proportional: dict[tuple[object, ...], tuple[int, tuple[tuple[Rows, tuple[int, ...]], ...]]] = field(
         default_factory=dict
     )
     _tried: dict[tuple[type, int, Slot], list[_Attribute | _Tie]] = field(default_factory=dict)
@@ -300,7 +300,7 @@ class Remedies:
             axes.insert(0, self.analysis.axes[self.trace.calls[before].inputs[-2].index][-1])
         return axes
 
-    def _sources(self, index: int) -> tuple[int, tuple[Source, ...]]:
+    def _sources(self, index: int) -> tuple[int, tuple[Rows, ...]]:
         """What makes up for a number at an operation, and where; of modules of one class it is found once."""
         call = self.trace.calls[index]
         inside = f"{call.module}." if call.module else ""
@@ -309,7 +309,7 @@ class Remedies:
         if known is not None:
             ahead, parts = known
             shapes = {name: self.trace.tensors[name].shape for name in self.trace.tensors}
-            moved = tuple(Source(inside + one.tensor, one.rows) for one, _ in parts)
+            moved = tuple(Rows(inside + one.tensor, one.rows) for one, _ in parts)
             if all(shapes.get(one.tensor) == shape for one, (_, shape) in zip(moved, parts, strict=True)):
                 return index + ahead, moved
         product, found = making_up(self.trace, index)
@@ -317,7 +317,7 @@ class Remedies:
             self._proportional[key] = (
                 product - index,
                 tuple(
-                    (Source(one.tensor.removeprefix(inside), one.rows), self.trace.tensors[one.tensor].shape)
+                    (Rows(one.tensor.removeprefix(inside), one.rows), self.trace.tensors[one.tensor].shape)
                     for one in found
                 ),
             )

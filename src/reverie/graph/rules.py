@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import torch
 
 from reverie.graph.coupling import ONE, Axis, Coupling
-from reverie.graph.scales import Source
+from reverie.graph.scales import Rows
 from reverie.graph.trace import Call, Trace, Value
 
 __all__ = ["KERNEL", "POSITION", "RULES", "Analysis", "LayerNote", "Rule", "Scale", "Step", "analyze", "register_rule"]
@@ -81,7 +81,7 @@ class Scale:
     axis: Axis
     power: float
     product: int
-    sources: tuple[Source, ...]
+    sources: tuple[Rows, ...]
 
 
 @dataclass(eq=False)
@@ -115,6 +115,11 @@ class Analysis:
     def birth(self, axis: Axis) -> tuple[str, int] | None:
         """The (tensor, dimension) that an axis is, if it came from there by moves alone: rules resolve all others."""
         return self.births.get(axis)
+
+    def stored(self, value: Value) -> str | None:
+        """The parameter or buffer that a value is, perhaps moved; None where it is computed."""
+        births = (self.birth(axis) for axis in self.axes.get(value.index, ()))
+        return next((born[0] for born in births if born is not None), None)
 
 
 class Step:
@@ -171,7 +176,7 @@ class Step:
         and no parameter says what a unit is worth to the sum.
         """
         for axis in axes:
-            born = self._birth(axis)
+            born = self._analysis.birth(axis)
             if born is not None:
                 self._analysis.consumed.add(born)
                 return
@@ -181,7 +186,7 @@ class Step:
     def produce(self, *axes: Axis) -> None:
         """The positions of these axes of parameters are units that the operation makes, as a layer's rows are."""
         for axis in axes:
-            born = self._birth(axis)
+            born = self._analysis.birth(axis)
             if born is not None:
                 self._analysis.produced.add(born)
 
@@ -195,11 +200,11 @@ class Step:
     def is_stored(self, value: Value) -> bool:
         """Whether a tensor is a parameter or buffer, perhaps moved, but not computed."""
         axes = [axis for axis in self.axes(value) if axis != ONE]
-        return bool(axes) and all(self._birth(axis) is not None for axis in axes)
+        return bool(axes) and all(self._analysis.birth(axis) is not None for axis in axes)
 
     def names_parameter(self, axis: Axis) -> bool:
         """Whether an axis is a whole axis of a parameter or buffer, reached by moves alone."""
-        return self._birth(axis) is not None
+        return self._analysis.birth(axis) is not None
 
     def emit(self, *outputs: tuple[Axis, ...]) -> None:
         """State the axes of the outputs, in order.
@@ -233,9 +238,6 @@ class Step:
         self._analysis.layers.append(
             LayerNote(kind, self.call, weight, data, self.call.outputs[0], incoming, outgoing, groups)
         )
-
-    def _birth(self, axis: Axis) -> tuple[str, int] | None:
-        return self._analysis.birth(axis)
 
 
 def analyze(trace: Trace, rules: Mapping[Packet | str, Rule] = RULES) -> Analysis:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from reverie.graph.trace import Call, Trace, Value
 
-__all__ = ["Source", "exponent", "making_up", "numbers", "product_before", "sources"]
+__all__ = ["Rows", "exponent", "making_up", "numbers", "product_before", "sources"]
 
 _SUMS = {"addmm", "mm", "linear", "convolution", "native_layer_norm", "native_batch_norm", "_fused_rms_norm"}
 _ADDITIONS = {"add", "add_"}
@@ -31,7 +31,7 @@ _STEPS_PER_POWER = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Rows:
     """Rows of a parameter or buffer, along its first dimension, that a tensor is proportional to."""
 
     tensor: str
@@ -52,7 +52,7 @@ def exponent(before: float, after: float, share: float) -> float | None:
     return rounded if rounded and abs(power - rounded) < _TOLERANCE else None
 
 
-def making_up(trace: Trace, index: int) -> tuple[int, tuple[Source, ...]]:
+def making_up(trace: Trace, index: int) -> tuple[int, tuple[Rows, ...]]:
     """Which product a number of an operation ends up in, and the parameters that make up for it there.
 
     The operation's own number, where it ends up in no product of two tensors; no parameters where none can.
@@ -104,7 +104,7 @@ def _product_behind(trace: Trace, index: int) -> tuple[int, Value | None]:
     return index, None
 
 
-def sources(trace: Trace, value: Value, reader: int) -> tuple[Source, ...]:
+def sources(trace: Trace, value: Value, reader: int) -> tuple[Rows, ...]:
     """Parameters to which a value is proportional together, and on which nothing else depends; empty where none are.
 
     Args:
@@ -152,7 +152,7 @@ def sources(trace: Trace, value: Value, reader: int) -> tuple[Source, ...]:
         return ()
     if any(not torch.equal(before[one.index], after[one.index]) for call in others for one in call.outputs):
         return ()
-    return tuple(Source(program.named[index][0], tuple(rows.tolist())) for index, rows in found.items())
+    return tuple(Rows(program.named[index][0], tuple(rows.tolist())) for index, rows in found.items())
 
 
 def _rows(stored: dict[int, Tensor], run: Callable[[dict[int, Tensor]], Tensor]) -> dict[int, Tensor]:

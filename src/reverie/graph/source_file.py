@@ -27,13 +27,14 @@ from reverie.core.rng import generator, preserved_rng
 from reverie.core.store import write_bytes, write_json
 from reverie.graph.cut import check_kept, keep_units
 from reverie.graph.describe import describe
+from reverie.graph.numeric import distance
 from reverie.graph.oracle import surviving
 from reverie.graph.rules import analyze
 from reverie.graph.source_text import Sizes, write_forward
 from reverie.graph.structure import Structure
 from reverie.graph.trace import Example, Trace, positional, record
 
-__all__ = ["CLASS", "Source", "as_source", "loose_structure", "save_source"]
+__all__ = ["CLASS", "Written", "as_source", "loose_structure", "save_source"]
 
 CLASS = "Network"
 _TOLERANCE = 1e-5
@@ -41,15 +42,15 @@ _BATCH = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class Written:
     """A cut network as text and tensors.
 
     Attributes:
         text: A Python module that needs PyTorch alone; its class is `Network`, without arguments.
         tensors: For `Network().load_state_dict`.
         record: Which rows of which tensors of the original are kept.
-        difference: Largest difference from what the surviving units answer, as a share of the largest output where that
-            is above 1.
+        difference: Largest difference from what the surviving units answer, as a share of the largest number in an
+            output.
     """
 
     text: str
@@ -79,16 +80,17 @@ def loose_structure(model: nn.Module, example: Example) -> Structure:
 
 def as_source(
     model: nn.Module, example: Example, kept: Mapping[str, Sequence[int]], *, tolerance: float = _TOLERANCE
-) -> Source:
+) -> Written:
     """Cut units and write the result out as source, verified at two batch sizes.
 
     Args:
         model: In evaluation mode; untouched.
         example: A batch, or positional arguments; every tensor's first dimension is the batch.
         kept: Group of `loose_structure` -> units to keep.
-        tolerance: Largest difference allowed.
+        tolerance: Largest difference allowed, as a share of the largest number in an output.
 
     Raises:
+        ShapeError: A tensor of the example has no batch.
         UnsupportedOp: An operation reads a tensor that is stored outside parameters and buffers, or the number of
             operations depends on the batch.
         VerificationFailed: The written network does not answer as the surviving units do; nothing is handed over.
@@ -117,13 +119,15 @@ def as_source(
     learned = {name for name, _ in model.named_parameters()}
     sizes = Sizes(analysis, widths, traces[0], traces[1], _BATCH)
     text = _module(type(model).__name__, tensors, learned, write_forward(traces[0], analysis, sizes))
-    source = Source(text, tensors, Record((edit,)), 0.0)
+    source = Written(text, tensors, Record((edit,)), 0.0)
     difference = _verify(model, source, example, tolerance)
-    return Source(text, tensors, source.record, difference)
+    return Written(text, tensors, source.record, difference)
 
 
-def save_source(source: Source, folder: Path) -> None:
-    """Write `network.py`, `model.safetensors` and `record.json`, which says that the network is its source.
+def save_source(source: Written, folder: Path) -> None:
+    """Write `network.py`, `model.safetensors` and `network.json`, which says where the two come from.
+
+    There is no `record.json`: `reverie.load` rebuilds networks of their original class, and this one has none.
 
     Args:
         source: From `as_source`.
@@ -148,14 +152,14 @@ def save_source(source: Source, folder: Path) -> None:
         "weights_sha256": hashlib.sha256(content).hexdigest(),
         "torch": str(torch.__version__),
     }
-    write_json(folder / "record.json", value)
+    write_json(folder / "network.json", value)
 
 
 def _batched(example: Example, count: int) -> Example:
     """The same inputs with another batch; their values are not read."""
 
     def one(value: Any) -> Any:  # noqa: ANN401  an argument of any kind
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or not value.ndim:
             return value
         return value[:1].expand(count, *value.shape[1:]).contiguous()
 
@@ -176,8 +180,9 @@ def _tensors(model: nn.Module, trace: Trace, edit: Keep) -> dict[str, Tensor]:
     return found
 
 
-def _verify(model: nn.Module, source: Source, example: Example, tolerance: float) -> float:
-    built = source.build()
+def _verify(model: nn.Module, source: Written, example: Example, tolerance: float) -> float:
+    devices = [tensor.device for tensor in (*model.parameters(), *model.buffers())]
+    built = source.build().to(devices[0] if devices else "cpu")
     worst = 0.0
     for count in (_BATCH, 1):
         inputs = tuple(_random(value, count) for value in positional(example))
@@ -190,23 +195,12 @@ def _verify(model: nn.Module, source: Source, example: Example, tolerance: float
                     f"{type(model).__name__} was written out for this cut, but the result does not run "
                     f"({str(error).partition(chr(10))[0]}); it is not handed over. Keep the group at fault whole."
                 ) from error
-        worst = max(worst, _gap(found, wanted))
+        worst = max(worst, distance(found, wanted))
     if worst > tolerance:
         raise VerificationFailed(
             f"{type(model).__name__} was written out for this cut, but answers differently from its surviving units by "
             f"{worst:.3g}, above {tolerance:g}; it is not handed over. Keep fewer groups cut to find the one at fault."
         )
-    return worst
-
-
-def _gap(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """Largest difference, as a share of the largest number wanted where that is above 1; infinite for other shapes."""
-    if [one.shape for one in found] != [one.shape for one in wanted]:
-        return float("inf")
-    worst = 0.0
-    for one, other in zip(found, wanted, strict=True):
-        gap = float((one.double() - other.double()).abs().max()) / max(1.0, float(other.double().abs().max()))
-        worst = max(worst, gap if gap == gap else float("inf"))
     return worst
 
 
@@ -220,7 +214,7 @@ def _random(value: Any, count: int) -> Any:  # noqa: ANN401  an argument of any 
 
 
 def _leaves(tree: object) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [leaf.double() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _module(original: str, tensors: Mapping[str, Tensor], learned: set[str], forward: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ identity.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import lcm
 from typing import Literal
 
 from reverie.core.errors import RangeError, ReferenceNotFound
@@ -199,7 +200,7 @@ class Layer:
 
     Attributes:
         name: Qualified module name; a layer called twice appears twice.
-        kind: `"conv"`, `"depthwise"` (one input channel per group) or `"linear"`.
+        kind: `"conv"`, `"depthwise"` (one input channel per group), `"transposed"` or `"linear"`.
         incoming: What decides the input channels.
         outgoing: What decides the output channels.
         grouping: What decides the groups of the convolution.
@@ -226,7 +227,7 @@ class Layer:
     """
 
     name: str
-    kind: Literal["conv", "depthwise", "linear"]
+    kind: Literal["conv", "depthwise", "transposed", "linear"]
     incoming: Width
     outgoing: Width
     grouping: Width
@@ -242,11 +243,6 @@ class Layer:
     macs: int
     adds: bool
     activation: str | None
-
-    @property
-    def in_group(self) -> str | None:
-        """The one group whose units are the input channels, or None; `incoming` has the general case."""
-        return self.incoming.group
 
     @property
     def out_group(self) -> str | None:
@@ -350,8 +346,9 @@ class Structure:
     def constraining(self, *, minimum: int = 1, multiple: int = 1, groups: Iterable[str] | None = None) -> "Structure":
         """The same structure with limits on how many units may stay; `cut` refuses all other counts.
 
-        A group that has no count but its own within the limits stays whole. What the network itself asks for, whole
-        heads or the same number in every group of a convolution, is in the units already.
+        They add to the limits that are there. A group that has no count but its own within the limits stays whole. What
+        the network itself asks for, whole heads or the same number in every group of a convolution, is in the units
+        already.
 
         Args:
             minimum: Units that stay at least, at least 1.
@@ -368,7 +365,9 @@ class Structure:
         return replace(
             self,
             groups=tuple(
-                replace(group, minimum=minimum, multiple=multiple) if group.name in named else group
+                replace(group, minimum=max(group.minimum, minimum), multiple=lcm(group.multiple, multiple))
+                if group.name in named
+                else group
                 for group in self.groups
             ),
         )

@@ -147,8 +147,9 @@ def paired_difference(right_a: Tensor, right_b: Tensor) -> PairedDifference:
     Example:
         >>> import torch
         >>> right = torch.tensor([True, True, True, False])
-        >>> paired_difference(right, right)
-        PairedDifference(difference=0.0, low=0.0, high=0.0, p_value=1.0)
+        >>> found = paired_difference(right, right)
+        >>> found.difference, round(found.low, 3), round(found.high, 3), found.p_value
+        (0.0, -0.427, 0.427, 1.0)
 
     Reference: Newcombe, 1998, Statistics in Medicine 17:2635, method 10; Fagerland et al., 2013,
     BMC Medical Research Methodology 13:91, for the mid-p.
@@ -203,8 +204,6 @@ def _wilson(hits: int, count: int) -> tuple[float, float]:
 
 
 def _newcombe(both: int, only_a: int, only_b: int, count: int) -> tuple[float, float]:
-    if only_a == only_b == 0:
-        return 0.0, 0.0
     neither = count - both - only_a - only_b
     a, b = (both + only_a) / count, (both + only_b) / count
     (low_a, high_a), (low_b, high_b) = _wilson(both + only_a, count), _wilson(both + only_b, count)

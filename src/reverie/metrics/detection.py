@@ -118,7 +118,8 @@ def _of_class(found: Sequence[Found], truths: Sequence[Truth], label: int, thres
         count += len(wanted)
         mine = one.labels == label
         order = one.scores[mine].argsort(descending=True, stable=True)
-        shared = overlaps(one.boxes[mine][order], wanted)
+        # In double precision: in single, an overlap of exactly 0.7 lies below 0.7.
+        shared = overlaps(one.boxes[mine][order].double(), wanted.double())
         free = torch.ones(len(wanted), dtype=torch.bool)
         for score, row in zip(one.scores[mine][order].tolist(), shared, strict=True):
             usable = torch.where(free, row.cpu(), -1.0)

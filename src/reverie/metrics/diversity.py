@@ -41,7 +41,7 @@ def within_class_diversity(network: nn.Module, source: Source, layers: Sequence[
     if source.labels is None:
         raise ReferenceNotFound(f"diversity within classes needs labels, source {source.name!r} has none")
     read = layer_features(network, source, layers)
-    unit = {name: F.normalize(values.flatten(2), dim=1) for name, values in read.items()}
+    unit = {name: F.normalize(values.reshape(*values.shape[:2], -1), dim=1) for name, values in read.items()}
     means = []
     for label in source.labels.unique().tolist():
         places = (source.labels == label).nonzero()[:, 0]

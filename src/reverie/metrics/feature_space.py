@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.core.counts import check_counts
-from reverie.core.errors import ReferenceNotFound
+from reverie.core.errors import ReferenceNotFound, ShapeError
 from reverie.core.modes import frozen
 from reverie.core.rng import preserved_rng
 from reverie.core.source import Source
@@ -31,6 +31,7 @@ def features(network: nn.Module, source: Source, *, batch_size: int = 256) -> Te
 
     Raises:
         ReferenceNotFound: The network has no linear layer.
+        ShapeError: The last one does not run exactly once for each image.
         RangeError: `batch_size` below 1.
 
     Example:
@@ -63,6 +64,7 @@ def layer_features(
 
     Raises:
         ReferenceNotFound: The network lacks one of these layers.
+        ShapeError: One of them does not run exactly once for each image.
         RangeError: `batch_size` below 1.
 
     Example:
@@ -107,4 +109,11 @@ def _read(network: nn.Module, source: Source, layers: Sequence[str], *, batch_si
     with frozen(network), torch.no_grad(), preserved_rng(), reading_inputs(network, layers, read):
         for start in range(0, len(source), batch_size):
             network(source.floats(slice(start, start + batch_size)).to(device))
+    for name, parts in rows.items():
+        found = sum(map(len, parts))
+        if found != len(source):
+            raise ShapeError(
+                f"layer {name!r} of {type(network).__name__} read {found} rows for {len(source)} images. Name a layer "
+                "for reverie.metrics.layer_features that runs once in every pass."
+            )
     return {name: torch.cat(parts) for name, parts in rows.items()}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from reverie.core.counts import check_counts
 from reverie.core.errors import StatisticsMissing
 from reverie.core.modes import frozen
 from reverie.core.rng import generator, preserved_rng
@@ -47,6 +48,8 @@ class MomentFit:
 def stored_layers(network: nn.Module) -> dict[str, nn.Module]:
     """The layers that store batch statistics, of whatever class, by qualified name.
 
+    Instance normalization is none of them: what it stores are means over the moments of single images.
+
     Example:
         >>> list(stored_layers(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))))
         ['1']
@@ -55,6 +58,7 @@ def stored_layers(network: nn.Module) -> dict[str, nn.Module]:
         name: module
         for name, module in network.named_modules()
         if all(isinstance(getattr(module, buffer, None), Tensor) for buffer in STORED)
+        and not isinstance(module, nn.modules.instancenorm._InstanceNorm)
     }
 
 
@@ -64,10 +68,11 @@ def moment_fit(network: nn.Module, source: Source, *, batch_size: int = 256, see
     Args:
         network: Takes images in [0, 1]; as before afterwards.
         source: The images.
-        batch_size: Images in the mix; all of them where there are fewer.
+        batch_size: Images in the mix, at least 1; all of them where there are fewer.
         seed: Of the mix.
 
     Raises:
+        RangeError: `batch_size` below 1.
         StatisticsMissing: No layer stores moments.
 
     Example:
@@ -75,6 +80,7 @@ def moment_fit(network: nn.Module, source: Source, *, batch_size: int = 256, see
         >>> moment_fit(nn.BatchNorm2d(1, eps=0), source)
         MomentFit(mean_error=0.5, log_variance_error=1.3862943649291992)
     """
+    check_counts(batch_size=batch_size)
     modules = stored_layers(network)
     if not modules:
         raise StatisticsMissing(f"{type(network).__name__} has no layer with stored moments to be compared with")

@@ -5,7 +5,7 @@ from torch import nn
 
 from reverie.core.errors import RangeError, ReferenceNotFound
 from reverie.core.network import ImageNetwork, build_origin
-from reverie.core.rng import derive_seed, preserved_rng
+from reverie.core.rng import derive_seed, preserved_rng, seed_global
 from reverie.distill import subclone
 from reverie.zoo.load import load
 from reverie.zoo.references import INITIAL, ArchitectureReference, ZooReference, parse
@@ -17,8 +17,8 @@ def start_student(reference: str, teacher: ImageNetwork, *, seed: int = 0, from_
     """The student of a reference, before its first lesson.
 
     `zoo:NAME` and `package.module:factory` are architectures here: they are built anew, with random weights. A
-    reference with weights, and the folder of a run, keep theirs. A new architecture takes the teacher's images and
-    preprocessing; one of the zoo has its own.
+    reference with weights, and the folder of a run, keep theirs, and what they do not state is the teacher's. A new
+    architecture takes the teacher's images and preprocessing; one of the zoo has its own.
 
     Args:
         reference: Which network.
@@ -48,7 +48,7 @@ def start_student(reference: str, teacher: ImageNetwork, *, seed: int = 0, from_
         )
         named.class_names = teacher.class_names
     else:
-        named = load(reference)
+        named = load(reference, like=teacher)
     new = isinstance(parsed, ZooReference) or (isinstance(parsed, ArchitectureReference) and parsed.weights is None)
     if not new:
         if from_teacher:
@@ -69,7 +69,7 @@ def _anew(network: ImageNetwork, reference: str, *, seed: int) -> ImageNetwork:
     if network.origin is None:
         raise ReferenceNotFound(f"{reference} does not say how it is built, so it cannot be built anew.")
     with preserved_rng():
-        torch.manual_seed(derive_seed(seed, "student"))
+        seed_global(derive_seed(seed, "student"))
         built: nn.Module = build_origin(network.origin)
     body = built.body if isinstance(built, ImageNetwork) else built
     return network.with_body(body.eval())

@@ -12,17 +12,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from reverie.core.counts import check_counts
 from reverie.core.describe import describe
-from reverie.core.digest import sha256_tensors
+from reverie.core.digest import sha256_network, sha256_tensors
 from reverie.core.edit import Record
 from reverie.core.errors import FolderInUse, RangeError, ReferenceNotFound, ShapeError
 from reverie.core.events import Listener, silent
 from reverie.core.network import ImageNetwork, as_network
 from reverie.core.run_folder import RunFolder, open_run
 from reverie.core.source import Source, noise_source
-from reverie.core.store import read_json, write_bytes
+from reverie.core.store import write_bytes
 from reverie.cost.onnx import check_onnx, export_onnx
 from reverie.distill import Distilled, distill, stage_matches
 from reverie.distill.run import check_ranges
@@ -136,9 +138,10 @@ def teach(
 ) -> Taught:
     """Teach students a network's answers and its inner features, on its own dreams unless a source is given.
 
-    Every student has the same lessons but for the seed; the spread over them is that of their starts. Figures are those
-    after the last step, never those of the best one, and the test images choose nothing. In a folder, a killed call
-    goes on where it was; it ends with `model.safetensors` and `record.json`, `model.onnx`, `run.json` and `bank/`.
+    Every student has the same lessons but for the seed; the spread over them is that of their starts. Lines are of the
+    last step, never of the best one; what is handed over is of the step that held-out images chose, and the test images
+    choose nothing. In a folder, a killed call goes on where it was; it ends with `model.safetensors` and
+    `record.json`, `model.onnx`, `run.json` and `bank/`.
 
     Args:
         teacher: A classifier of images; untouched, whatever mode it is in.
@@ -164,7 +167,6 @@ def teach(
     Raises:
         RangeError: A number is out of its range, or there is no student.
         ShapeError: Teacher, students or images do not fit each other.
-        StatisticsMissing: The teacher has no batch normalization to dream from, and no source is given.
         FolderInUse: The folder holds another run, or the bank holds dreams of another teacher.
         NotWritable: The folder cannot be written.
 
@@ -175,7 +177,10 @@ def teach(
 
     Fails when: the teacher does not classify, so that there is nothing to dream.
     """
-    _check_counts(students, dreams)
+    if not students:
+        raise RangeError("there is no student to teach; give at least one")
+    if source is None and bank is None:
+        _check_dreams(dreams, dream_steps)
     network = as_network(teacher)
     starts = [as_network(student, network.image_shape) for student in students]
     _check(network, starts, (source, real, test))
@@ -190,15 +195,12 @@ def teach(
     config = _config(network, starts, source, bank, real, route)
     config |= {"dreams": dreams, "dream_steps": dream_steps, **lessons, "control": control, "seed": seed}
     with open_run(None if folder is None else Path(folder), verb="distill", config=config) as run:
-        school = _School(network, run, lessons, on_event)
+        school = _School(network, run, lessons, seed, on_event)
         if source is None:
             path = run.file("bank")
             wanted = Wanted(network, starts[0], school.between, dreams, dream_steps, seed, path, on_event)
             source = school.dreams(route, wanted) if bank is None else _loaded(bank, network).source()
-        rest, judged = source.split(held_out=JUDGED_SHARE, seed=seed)
-        taught = [school.lesson(start, rest, f"{rest.name}-{i}", seed=seed + i) for i, start in enumerate(starts)]
-        others = school.others(starts[0], rest, real, control=control, seed=seed)
-        result = school.result(starts[0], rest, judged, taught, others, test)
+        result = school.taught(starts, source, real, test, control=control)
         if run.path is not None:
             _write(result, run.path)
             run.finish(figures=result.figures())
@@ -215,8 +217,8 @@ def _config(
 ) -> dict[str, Any]:
     """What a run is about, so that another one in its folder is told from it."""
     return {
-        "weights_sha256": sha256_tensors(network.state_dict()),
-        "students_sha256": [sha256_tensors(start.state_dict()) for start in starts],
+        "weights_sha256": sha256_network(network),
+        "students_sha256": [sha256_network(start) for start in starts],
         "source": "dreams" if source is None else sha256_tensors({"images": source.images}),
         "bank": None if bank is None else str(bank),
         "route": describe(route),
@@ -231,15 +233,33 @@ class _School:
     teacher: ImageNetwork
     run: RunFolder
     lessons: Mapping[str, Any]
+    seed: int
     on_event: Listener
 
     def dreams(self, route: Route, wanted: Wanted) -> Source:
         """The images that are learned from, as a route makes them."""
         return self.run.timed("dreaming", lambda: route(wanted)).source()
 
+    def taught(
+        self,
+        starts: Sequence[ImageNetwork],
+        source: Source,
+        real: Source | None,
+        test: Source | None,
+        *,
+        control: bool,
+    ) -> Taught:
+        """All lessons of all students."""
+        # A source's own name may be that of any file.
+        role = "dreams" if source.name == "dreams" else "images"
+        rest, judged = source.split(held_out=JUDGED_SHARE, seed=self.seed)
+        found = [self.lesson(start, rest, f"{role}-{i}", seed=self.seed + i) for i, start in enumerate(starts)]
+        others = self.others(starts[0], rest, real, control=control)
+        return self.result(starts[0], rest, judged, found, others, test)
+
     def between(self, student: nn.Module, source: Source) -> nn.Module:
         """The lessons between two rounds of an adaptive route: a third of the steps."""
-        return self._distilled(student, source, seed=0, steps=max(1, self.lessons["teach_steps"] // 3)).last
+        return self._distilled(student, source, seed=self.seed, steps=max(1, self.lessons["teach_steps"] // 3)).last
 
     def lesson(self, start: ImageNetwork, source: Source, name: str, *, seed: int) -> Distilled:
         """One distillation, kept in the run's folder while it lasts."""
@@ -249,15 +269,15 @@ class _School:
         )
 
     def others(
-        self, start: ImageNetwork, source: Source, real: Source | None, *, control: bool, seed: int
+        self, start: ImageNetwork, source: Source, real: Source | None, *, control: bool
     ) -> dict[str, Distilled]:
         """What the same lessons make of as much noise, and of as many real images."""
         found = {}
         if control:
-            noise = noise_source(count=len(source), image_shape=self.teacher.image_shape, seed=seed)
-            found["noise"] = self.lesson(start, noise, "noise", seed=seed)
+            noise = noise_source(count=len(source), image_shape=self.teacher.image_shape, seed=self.seed)
+            found["noise"] = self.lesson(start, noise, "noise", seed=self.seed)
         if real is not None:
-            found["real"] = self.lesson(start, _as_many(real, source), "real", seed=seed)
+            found["real"] = self.lesson(start, _as_many(real, source, seed=self.seed), "real", seed=self.seed)
         return found
 
     def _distilled(
@@ -336,8 +356,7 @@ def _tested(
 def _loaded(bank: Path | str, network: ImageNetwork) -> Bank:
     """The bank that was given, checked to be this teacher's."""
     loaded = Bank.load(bank)
-    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-    if read_json(Path(bank) / "manifest.json")["teacher_sha256"] != sha256_tensors(tensors):
+    if loaded.teacher_sha256 != sha256_network(network):
         raise FolderInUse(
             f"the bank {bank} holds dreams of another network than this teacher (its weights differ). "
             "Give a bank of this teacher, or none to dream anew."
@@ -345,16 +364,15 @@ def _loaded(bank: Path | str, network: ImageNetwork) -> Bank:
     return loaded
 
 
-def _as_many(real: Source, source: Source) -> Source:
+def _as_many(real: Source, source: Source, *, seed: int) -> Source:
     if len(real) <= len(source):
         return real
     share = len(source) / len(real)
-    return real.split(held_out=share, seed=0)[1]
+    return real.split(held_out=share, seed=seed)[1]
 
 
-def _check_counts(students: Sequence[nn.Module], dreams: int) -> None:
-    if not students:
-        raise RangeError("there is no student to teach; give at least one")
+def _check_dreams(dreams: int, dream_steps: int) -> None:
+    check_counts(dream_steps=dream_steps)
     if dreams < LEAST_DREAMS:
         raise RangeError(f"dreams must be at least {LEAST_DREAMS} to teach and to judge with, got {dreams}")
 
@@ -365,6 +383,14 @@ def _check(teacher: ImageNetwork, students: Sequence[ImageNetwork], sources: Seq
             raise ShapeError(
                 f"the teacher takes images {tuple(teacher.image_shape)} and the student {tuple(student.image_shape)}; "
                 "both see the same images. Choose a student for the teacher's images."
+            )
+    blank = Source("blank", torch.zeros(2, *teacher.image_shape, dtype=torch.uint8))
+    asked, *answered = (predict(network, blank).shape[1] for network in (teacher, *students))
+    for classes in answered:
+        if classes != asked:
+            raise ShapeError(
+                f"the student answers for {classes} classes and the teacher for {asked}. Give the student a last layer "
+                "with the teacher's classes."
             )
     for images in sources:
         if images is not None:

@@ -1,11 +1,10 @@
 """Build an architecture from its origin, the same each time, with every failure as one sentence."""
 
-import torch
 from torch import nn
 
 from reverie.core.errors import ReferenceNotFound, ReverieError
 from reverie.core.network import Origin, build_origin
-from reverie.core.rng import preserved_rng
+from reverie.core.rng import preserved_rng, seed_global
 
 __all__ = ["build"]
 
@@ -17,7 +16,7 @@ def build(origin: Origin) -> nn.Module:
         ReferenceNotFound: The factory cannot be imported, or failed; its own error is the cause.
     """
     with preserved_rng():
-        torch.manual_seed(0)
+        seed_global(0)
         try:
             return build_origin(origin)
         except ReverieError:

@@ -17,7 +17,7 @@ from torch import Tensor
 from reverie.core.errors import CorruptFile, RangeError, ReferenceNotFound, ShapeError
 from reverie.core.source import Source
 
-__all__ = ["folder_source", "test_set", "test_set_names", "unlabeled_source"]
+__all__ = ["IMAGE_ENDINGS", "folder_source", "test_set", "test_set_names", "unlabeled_source"]
 
 IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm"}
 MODES = {1: ("L", "1"), 3: ("RGB", "P")}

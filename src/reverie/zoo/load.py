@@ -44,11 +44,13 @@ def load(
     std: Sequence[float] | None = None,
     class_names: Sequence[str] | None = None,
     positional: bool = False,
+    like: ImageNetwork | None = None,
 ) -> ImageNetwork:
     """Load a network by reference; the module's table lists the forms.
 
     Preprocessing comes from the arguments here; else from a JSON file beside the weights that has their name and the
-    ending `.json`; else from timm, the zoo or the run. Where none of them says, that is an error, never a guess.
+    ending `.json`; else from timm, the zoo or the run; else from `like`. Where none of them says, that is an error,
+    never a guess.
 
     Args:
         reference: See the module's table.
@@ -59,6 +61,7 @@ def load(
         class_names: One for each logit.
         positional: Pair tensors with the architecture by order instead of name; only for PyTorch checkpoints, which
             keep an order.
+        like: Another network for the same images; class names are not taken from it.
 
     Returns:
         The network in evaluation mode, on the CPU.
@@ -67,7 +70,7 @@ def load(
         ReferenceNotFound: Nothing is there; the message names what was looked for, and the closest names.
         CorruptFile: A file is truncated or damaged.
         UntrustedFile: Reading a file would run code from it.
-        WeightsMismatch: The weights are another network's.
+        WeightsMismatch: The weights, or the run, are another network's.
         ShapeError: The preprocessing is not known, or does not suit the network.
         MissingExtra: An extra has to be installed; the message says how.
 
@@ -87,12 +90,19 @@ def load(
             return timm_networks.load_imagenet(parsed.name, given)
         return load_embedded(parsed.name, given)
     if isinstance(parsed, ArchitectureReference):
-        return _load_architecture(parsed, given, asked=asked, positional=positional)
-    return _load_path(parsed, given, asked=asked, trust=trust)
+        return _load_architecture(parsed, given, asked=asked, positional=positional, like=_stated_by(like))
+    return _load_path(parsed, given, asked=asked, trust=trust, like=_stated_by(like))
+
+
+def _stated_by(network: ImageNetwork | None) -> Preprocessing:
+    """What a network says of its images, as any network of them might."""
+    if network is None:
+        return Preprocessing()
+    return Preprocessing(network.image_shape, network.mean.flatten().tolist(), network.std.flatten().tolist())
 
 
 def _load_architecture(
-    parsed: ArchitectureReference, given: Preprocessing, *, asked: str, positional: bool
+    parsed: ArchitectureReference, given: Preprocessing, *, asked: str, positional: bool, like: Preprocessing
 ) -> ImageNetwork:
     if parsed.weights is None:
         raise ReferenceNotFound(
@@ -102,13 +112,15 @@ def _load_architecture(
     origin, stated = _origin(parsed)
     weights = Path(parsed.weights)
     if weights.is_dir():
-        return read_run(weights, factory=origin.factory, given=given).network
+        run = read_run(weights, factory=origin.factory, given=given)
+        _check_arguments(origin, run.origin, asked=asked, folder=weights)
+        return run.network
     # Before building: a wrong path should not cost the seconds that a big architecture takes.
     checkpoint = None if parsed.weights == references.INITIAL else read_checkpoint(weights)
     built = build(origin)
     if isinstance(built, ImageNetwork):
-        own = built.image_shape, built.mean.flatten().tolist(), built.std.flatten().tolist(), built.class_names
-        built, stated = built.body, Preprocessing(*own)
+        stated = Preprocessing(class_names=built.class_names).over(_stated_by(built))
+        built = built.body
     if checkpoint is not None:
         if positional and not checkpoint.ordered:
             raise WeightsMismatch(
@@ -117,7 +129,7 @@ def _load_architecture(
             )
         load_weights(built, checkpoint.tensors, positional=positional, origin=str(weights))
         stated = read_sidecar(weights).over(stated)
-    return wrap(built, given.over(stated), asked=asked, origin=origin)
+    return wrap(built, given.over(stated).over(like), asked=asked, origin=origin)
 
 
 def _origin(parsed: ArchitectureReference) -> tuple[Origin, Preprocessing]:
@@ -128,7 +140,19 @@ def _origin(parsed: ArchitectureReference) -> tuple[Origin, Preprocessing]:
     return Origin(timm_networks.FACTORY, {**parsed.arguments, "name": name}), timm_networks.timm_preprocessing(name)
 
 
-def _load_path(parsed: PathReference, given: Preprocessing, *, asked: str, trust: str | None) -> ImageNetwork:
+def _check_arguments(named: Origin, begun: Origin, *, asked: str, folder: Path) -> None:
+    """Refuse a run of another architecture than the one that is named; what is not named is the run's."""
+    for name, value in named.arguments.items():
+        if name not in begun.arguments or begun.arguments[name] != value:
+            raise WeightsMismatch(
+                f"{asked} asks for {name}={value!r}, and {folder} began with {dict(begun.arguments)}. Name only what "
+                "the run began with."
+            )
+
+
+def _load_path(
+    parsed: PathReference, given: Preprocessing, *, asked: str, trust: str | None, like: Preprocessing
+) -> ImageNetwork:
     path = parsed.path
     if path.is_dir():
         return read_run(path, given=given).network
@@ -137,7 +161,7 @@ def _load_path(parsed: PathReference, given: Preprocessing, *, asked: str, trust
     if not path.exists():
         raise ReferenceNotFound(f"no model {asked!r}: no such file or folder. Give one of: {references.FORMS}.")
     if path.suffix == ".pt2":
-        return _load_program(path, given, trust=trust)
+        return _load_program(path, given, trust=trust, like=like)
     if path.suffix in WEIGHT_ENDINGS:
         raise ReferenceNotFound(
             f"{asked} holds weights, which do not say their architecture. "
@@ -146,7 +170,7 @@ def _load_path(parsed: PathReference, given: Preprocessing, *, asked: str, trust
     raise ReferenceNotFound(f"{asked} is no model. Give one of: {references.FORMS}.")
 
 
-def _load_program(path: Path, given: Preprocessing, *, trust: str | None) -> ImageNetwork:
+def _load_program(path: Path, given: Preprocessing, *, trust: str | None, like: Preprocessing) -> ImageNetwork:
     """Read a `torch.export` archive, where the caller vouches for it."""
     if trust != "pt2":
         raise UntrustedFile(
@@ -165,7 +189,8 @@ def _load_program(path: Path, given: Preprocessing, *, trust: str | None) -> Ima
     # Exported modules refuse .train() and .eval(); their graph has one mode, so the flag may be set freely.
     for name in ("train", "eval"):
         body.__dict__.pop(name, None)
-    return wrap(body, given.over(Preprocessing(_exported_shape(program))), asked=str(path), origin=None)
+    known = given.over(Preprocessing(_exported_shape(program))).over(like)
+    return wrap(body, known, asked=str(path), origin=None)
 
 
 def _exported_shape(program: torch.export.ExportedProgram) -> tuple[int, ...] | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from reverie.core.errors import CorruptFile, ShapeError
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork, Origin
+from reverie.core.rng import preserved_rng
 from reverie.core.store import read_json
 
 __all__ = ["Preprocessing", "check_network", "from_json", "read_sidecar", "wrap"]
@@ -113,7 +114,7 @@ def check_network(network: ImageNetwork, *, asked: str) -> None:
             "side or three in place of the last two"
         )
     try:
-        with frozen(network), torch.no_grad():
+        with frozen(network), torch.no_grad(), preserved_rng():
             output = network(torch.zeros(2, *shape))
     # A network may fail on a wrong shape with any exception that its author's code raises.
     except Exception as error:

@@ -138,7 +138,9 @@ def _packaged_file(name: str, package: str) -> Path:
 def _imagenet_class_names() -> tuple[str, ...]:
     from timm.data.imagenet_info import ImageNetInfo
 
-    return tuple(ImageNetInfo("imagenet-1k").label_descriptions())
+    names = list(ImageNetInfo("imagenet-1k").label_descriptions())
+    # Two classes are called crane, a bird and a machine; a name that is asked for should be of one class.
+    return tuple(f"{name} ({label})" if names.count(name) > 1 else name for label, name in enumerate(names))
 
 
 def _check_name(timm: ModuleType, name: str) -> None:

@@ -90,7 +90,7 @@ def _networks(model: str, student: str, loading: Loading, *, seed: int) -> "tupl
     """Teacher and student, of the same images and classes."""
     from reverie.teach import start_student
 
-    teacher = load_network(model, loading, any_axes=True)
+    teacher = load_network(model, loading)
     learner = start_student(student, teacher, seed=seed)
     _check_alike(teacher, learner, student)
     return teacher, learner

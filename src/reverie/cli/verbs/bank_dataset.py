@@ -41,14 +41,14 @@ def dataset(
         manner: How the answer is given.
     """
     del manner
-    from reverie.core.digest import sha256_tensors
+    from reverie.core.digest import sha256_network
     from reverie.core.run_folder import open_run
     from reverie.dream import distill_dataset
 
     at_least_one(per_class=per_class, views=views, steps=steps)
     network = load_network(model, loading, any_axes=True)
     asked = {"per_class": per_class, "views": views, "steps": steps, "layout": layout, "seed": seed}
-    config = {"weights_sha256": sha256_tensors(network.state_dict()), **asked}
+    config = {"weights_sha256": sha256_network(network), **asked}
     data = out / "data"
     with open_run(out, verb="bank dataset", config=config) as run, progress() as on_event:
         bank, labels = distill_dataset(

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.dreamt import agreement, agreement_text, bank_folder, how
-from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network
+from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_beside, load_network
 from reverie.core.errors import RangeError
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ def measure(
         "duplicates_share": duplicates(found.images),
     }
     source = found.source()
-    if model is not None:
-        network = load_network(model, loading, any_axes=True)
+    network = None if model is None else load_network(model, loading, any_axes=True)
+    if network is not None:
         figures |= _of_the_network(network, source, None if real is None else labeled_images(real, network), seed)
     if judge is not None:
-        judging = load_network(judge, Loading(image_shape=tuple(found.images.shape[1:])))
+        judging = load_beside(judge, loading, image_shape=found.images.shape[1:], first=network)
         figures |= _of_the_judge(judging, source, None if real is None else labeled_images(real, judging), layers)
     lines = [agreement_text(found.config, agreed)]
     lines += [f"{name.replace('_', ' ')}: {value:.4g}" for name, value in figures.items() if value is not None]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.dreamt import bank_folder
-from reverie.cli.limits import at_least_one, check_file
+from reverie.cli.limits import at_least_one, check_files
 from reverie.cli.loading import AS_STATED, Loading, load_network, own_images
 from reverie.core.errors import RangeError, ReferenceNotFound
 
@@ -52,7 +52,7 @@ def recover(
     at_least_one(n=n, steps=steps)
     if not learning_rate > 0:
         raise RangeError(f"--learning-rate must be above 0, got {learning_rate:g}")
-    check_file(out)
+    check_files(out=out)
     maker, codes, own = _generator(generator, n, seed, loading)
     wanted = own if images is None else _images(images, maker, codes)
     if wanted is None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.dreamt import answers, bank_folder, draw, how, undrawn
+from reverie.cli.limits import at_least_one, check_files
 from reverie.cli.loading import AS_STATED, Loading, load_network, own_images
 from reverie.core.errors import ShapeError, VerificationFailed
 
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     from reverie.dream import Bank
 
 __all__ = ["capture", "export", "exported", "picture", "verify"]
-
-PER_ROW = 10
 
 
 def verify(bank: Path, /, *, model: str | None = None, loading: Loading = AS_STATED, manner: Manner = PLAIN) -> Answer:
@@ -26,7 +25,8 @@ def verify(bank: Path, /, *, model: str | None = None, loading: Loading = AS_STA
         manner: How the answer is given.
     """
     del manner
-    from reverie.dream import Bank, teacher_sha256
+    from reverie.core.digest import sha256_network
+    from reverie.dream import Bank
     from reverie.metrics import duplicates
 
     found = Bank.load(bank_folder(bank))
@@ -35,7 +35,7 @@ def verify(bank: Path, /, *, model: str | None = None, loading: Loading = AS_STA
     told["how"] = how(found.config)
     if model is not None:
         network = load_network(model, loading, any_axes=True)
-        if teacher_sha256(network) != found.teacher_sha256:
+        if sha256_network(network) != found.teacher_sha256:
             raise VerificationFailed(f"{bank} was dreamed of other weights than those of {model}")
         farthest = float((answers(found, network) - found.logits).abs().max())
         told |= {"answers_checked": True, "farthest_logit": farthest}
@@ -55,7 +55,7 @@ def picture(
     /,
     *,
     out: Path,
-    per_row: int = PER_ROW,
+    per_row: int = 10,
     model: str | None = None,
     loading: Loading = AS_STATED,
     manner: Manner = PLAIN,
@@ -73,6 +73,8 @@ def picture(
     del manner
     from reverie.dream import Bank
 
+    at_least_one(per_row=per_row)
+    check_files(out=out)
     found = Bank.load(bank_folder(bank))
     if not draw(found, out, class_names=_class_names(model, loading), per_row=per_row):
         raise ShapeError(undrawn(found))
@@ -120,6 +122,7 @@ def capture(model: str, /, *, images: str, out: Path, loading: Loading = AS_STAT
     del manner
     from reverie.dream import capture_statistics
 
+    check_files(out=out)
     network = load_network(model, loading, any_axes=True)
     found = capture_statistics(network, own_images(images, network))
     found.save(out)

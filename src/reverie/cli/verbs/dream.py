@@ -10,7 +10,7 @@ from reverie.cli.console import progress
 from reverie.cli.dreaming import ANYTHING, USUAL, Asked, Craft, dream_arguments, loaded_shape
 from reverie.cli.dreamt import agreement, agreement_text, draw, how, undrawn
 from reverie.cli.limits import at_least_one
-from reverie.cli.loading import AS_STATED, Loading, load_network
+from reverie.cli.loading import AS_STATED, Loading, load_beside, load_network
 from reverie.core.errors import RangeError
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from reverie.dream import Bank
 
 __all__ = ["dream"]
-
-PER_ROW = 10
 
 
 def dream(
@@ -60,7 +58,7 @@ def dream(
     network = load_network(model, loading, any_axes=True)
     shape = loaded_shape(network, side)
     # Before the minutes of dreaming: a judge that does not load should not cost them.
-    judging = None if judge is None else load_network(judge, Loading(image_shape=shape), any_axes=True)
+    judging = None if judge is None else load_beside(judge, loading, image_shape=shape, first=network)
     arguments = dream_arguments(network, shape, n, asked, craft)
     # Where nothing unusual is asked, a run is known by the same few words as ever.
     unusual = {
@@ -83,13 +81,13 @@ def _dreamed(
     arguments: dict[str, Any],
 ) -> Answer:
     """Fill the run folder."""
-    from reverie.core.digest import sha256_tensors
+    from reverie.core.digest import sha256_network
     from reverie.core.run_folder import RUN_FILE, open_run
     from reverie.core.store import read_json
     from reverie.dream import dream as dreamed
     from reverie.report.folder import DREAMS_FILE
 
-    config = {"weights_sha256": sha256_tensors(network.state_dict()), **config}
+    config = {"weights_sha256": sha256_network(network), **config}
     with open_run(out, verb="dream", config=config) as run, progress() as on_event:
         known = read_json(out / RUN_FILE).get("figures", {}).get("seconds")
         fresh = not (out / "bank").exists()
@@ -98,7 +96,7 @@ def _dreamed(
         # A run that was killed has lost the time that its first part took.
         seconds = round(time.monotonic() - began, 2) if fresh else known
         picture = out / DREAMS_FILE
-        drawn = draw(bank, picture, class_names=network.class_names, per_row=PER_ROW)
+        drawn = draw(bank, picture, class_names=network.class_names)
         figures = _figures(bank, judge) | {"seconds": seconds}
         record = run.finish(asked=asked, how=how(bank.config), figures=figures)
     last = f"picture: {picture}" if drawn else undrawn(bank)

@@ -52,7 +52,8 @@ def evaluate(
     shown = (f"{said}, cross-entropy {found.cross_entropy_nats:.4f} nats",)
     if against is None or images.labels is None:
         return Answer(value, shown)
-    difference, sentence = _compared(network, load_beside(against, network), images, images.labels, name=against)
+    other = load_beside(against, loading, image_shape=network.image_shape, first=network)
+    difference, sentence = _compared(network, other, images, images.labels, name=against)
     return Answer(value | {"against": difference}, (*shown, sentence))
 
 

@@ -6,6 +6,7 @@ from cyclopts import Parameter
 
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
+from reverie.cli.limits import at_least_one
 from reverie.cli.loading import AS_STATED, Loading, load_network
 
 __all__ = ["inspect"]
@@ -25,11 +26,12 @@ def inspect(
     Args:
         model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
         measure: Time each layer in ONNX Runtime on this machine.
-        threads: Threads of ONNX Runtime.
+        threads: Threads of ONNX Runtime, at least 1.
         loading: How the model is read.
         manner: How the answer is given.
     """
     del manner
+    at_least_one(threads=threads)
     from reverie.report.inspection import inspect as inspected
     from reverie.report.inspection import inspection_text, layers_table, sites_table
     from reverie.report.table import to_rich

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
 from reverie.cli.dreamt import bank_folder
-from reverie.cli.limits import at_least_one, check_file
+from reverie.cli.limits import at_least_one, check_files
 from reverie.cli.loading import AS_STATED, Loading, load_network, own_images
 from reverie.core.errors import RangeError
 
@@ -62,7 +62,7 @@ def invert(
     at_least_one(n=n)
     if steps < 2 or refine < 0:
         raise RangeError(f"--steps must be at least 2 and --refine at least 0, got {steps} and {refine}")
-    check_file(out)
+    check_files(out=out)
     network, source = load_network(model, loading), Bank.load(bank_folder(bank)).source()
     whole = own_images(images, network)
     unseen = Source(whole.name, whole.images[:n])

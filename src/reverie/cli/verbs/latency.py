@@ -1,18 +1,39 @@
 """`reverie latency build|show|compare|solve`: tables, networks timed beside each other, plans for other devices."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from reverie.cli.answer import PLAIN, Answer, Manner
 from reverie.cli.console import progress
-from reverie.cli.loading import AS_STATED, Loading, load_network
-from reverie.cli.verbs.compress import NO_LIMITS, Limits
+from reverie.cli.limits import at_least_one, check_files
+from reverie.cli.loading import AS_STATED, Loading, load_beside, load_network
+from reverie.cli.verbs.compress import Limits
 from reverie.core.budget import read_budgets
 from reverie.core.errors import RangeError
 
-__all__ = ["build", "compare", "show", "solve"]
+if TYPE_CHECKING:
+    from reverie.core.network import ImageNetwork
+
+__all__ = ["Shares", "build", "compare", "show", "solve"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Shares(Limits):
+    """What another plan may cost, of what the given network does; at least one is needed.
+
+    Attributes:
+        latency: At most this share of its latency, such as 60%.
+        size: At most this share of its size.
+        macs: At most this share of its multiply-adds.
+    """
+
+
+NO_SHARES = Shares()
 
 
 def build(
@@ -29,21 +50,22 @@ def build(
 ) -> Answer:
     """Time every layer of a network, at every pair of widths worth choosing, and keep the times in a file.
 
-    What the file has is not timed again, so tables grow with every network and are shared by all runs.
+    What the file has is not timed again, so tables grow with every network; prune reads the same file.
 
     Args:
         model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
         backend: The runtime: onnxruntime, openvino, torch, torch-compile or cuda.
-        threads: Threads of the runtime.
+        threads: Threads of the runtime, at least 1.
         table: The file; where it is not given, latency.json in the user's cache folder.
-        step: Widths worth choosing are multiples of this number of channels.
-        most: Widths per site at most.
+        step: Widths worth choosing are multiples of this number of channels, at least 1.
+        most: Widths per site at most, at least 2.
         loading: How the model is read.
         manner: How the answer is given.
     """
     del manner
     from dataclasses import asdict
 
+    at_least_one(threads=threads, step=step)
     from reverie.compress.latencies import build_table
     from reverie.cost.backends import backend_of
     from reverie.cost.latency import LatencyTable, default_table_path
@@ -101,25 +123,27 @@ def compare(
         model: The network that the others are compared with.
         others: Networks that take the same images.
         backends: The runtimes: onnxruntime, openvino, torch, torch-compile, cuda.
-        threads: Threads of the runtime.
-        batch_size: Images at once.
+        threads: Threads of the runtime, at least 1.
+        batch_size: Images at once, at least 1.
         seconds: At most this long in each runtime.
-        loading: How the models are read.
+        loading: How the networks are read.
         manner: How the answer is given.
     """
     del manner
     from dataclasses import asdict
 
+    at_least_one(threads=threads, batch_size=batch_size)
     from reverie.cost.backends import backend_of
     from reverie.cost.latency import measure_networks
     from reverie.report.table import Table, to_rich
     from reverie.report.text import milliseconds_text
 
-    networks = {name: load_network(name, loading) for name in dict.fromkeys((model, *others))}
-    shape = networks[model].image_shape
+    networks = _networks(model, others, loading)
     runtimes = {name: backend_of(name, threads=threads) for name in dict.fromkeys(backends)}
     found = {
-        name: measure_networks(networks, shape, reference=model, batch=batch_size, backend=runtime, seconds=seconds)
+        name: measure_networks(
+            networks, networks[model].image_shape, reference=model, batch=batch_size, backend=runtime, seconds=seconds
+        )
         for name, runtime in runtimes.items()
     }
     rows = tuple(
@@ -144,11 +168,19 @@ def compare(
     return Answer({"reference": model, "backends": value}, (to_rich(Table(columns, rows)), *slower))
 
 
+def _networks(model: str, others: Sequence[str], loading: Loading) -> "dict[str, ImageNetwork]":
+    """The first network, and the others for its images."""
+    first = load_network(model, loading)
+    shape = first.image_shape
+    beside = {name: load_beside(name, loading, image_shape=shape, first=first) for name in others if name != model}
+    return {model: first, **beside}
+
+
 def solve(
     study: Path,
     /,
     *,
-    limits: Limits = NO_LIMITS,
+    limits: Shares = NO_SHARES,
     table: Path | None = None,
     environment: str | None = None,
     out: Path | None = None,
@@ -158,7 +190,7 @@ def solve(
 
     Args:
         study: The study.json that prune or compress left.
-        limits: What the network may cost, as shares of the given one's.
+        limits: What the network may cost.
         table: Latency table of another runtime or machine, filled by latency build; the study's own where not given.
         environment: Which of the table's runtimes and machines; needed where it has several.
         out: Where to write the plan, as JSON.
@@ -166,6 +198,9 @@ def solve(
     """
     del manner
     limits.check()
+    check_files(out=out)
+    if environment is not None and table is None:
+        raise RangeError(f"--environment {environment} names one of a --table: give both, or leave it out")
     from dataclasses import asdict
 
     from reverie.compress.study import read_study

@@ -43,10 +43,11 @@ def prune(
     """Take units out of a network within budgets, and put back without training what that took.
 
     Writes the network, its ONNX file, and study.json, from which other budgets are solved in milliseconds.
+    The same command again does all of it again.
 
     Args:
         model: The network: zoo:NAME, timm:NAME@WEIGHTS, package.module:factory@WEIGHTS, or the folder of a run.
-        out: A new or empty folder.
+        out: The run folder; new, empty, or of the same command.
         limits: What the pruned network may cost.
         source: Your own images in place of dreams: zoo:fashion-mnist, a folder of image files, or an .npz file.
         n: How many images are used, or dreamed, at least 1.
@@ -56,7 +57,7 @@ def prune(
         backend: The runtime that latency is measured in: onnxruntime, openvino, torch, torch-compile or cuda.
         threads: Threads of that runtime.
         table: Its latency table; where it is not given, latency.json in the user's cache folder.
-        seed: Decides everything random.
+        seed: Of the dreams; with --source nothing is random.
         loading: How the model is read.
         manner: How the answer is given.
     """
@@ -64,22 +65,19 @@ def prune(
     limits.check()
     at_least_one(n=n, dream_steps=dream_steps, rounds=rounds, threads=threads)
     from reverie.compress.prune import prune as pruned
+    from reverie.core.run_folder import open_run
 
-    _check_empty(out)
-    network = load_network(model, loading)
-    timed = _table(table, backend, threads)
-    with progress() as on_event:
-        seen = _images(source, network, n, dream_steps=dream_steps, seed=seed, on_event=on_event)
+    network, timed = load_network(model, loading), _table(table, backend, threads)
+    own = None if source is None else _few(own_images(source, network), n)
+    effort = {"n": n, "dream_steps": dream_steps, "rounds": rounds, "compensate": compensate, "seed": seed}
+    config = {**_which(network, own), **asdict(limits), **effort, "backend": backend, "threads": threads}
+    with open_run(out, verb="prune", config=config) as run, progress() as on_event:
+        seen = own or _dreams(network, n, steps=dream_steps, seed=seed, on_event=on_event)
         found = pruned(
-            network,
-            seen,
-            **asdict(limits),
-            rounds=rounds,
-            compensate=compensate,
-            table=timed,
-            on_event=on_event,
+            network, seen, **asdict(limits), rounds=rounds, compensate=compensate, table=timed, on_event=on_event
         )
-    _write(found, out)
+        _write(found, out)
+        run.finish(asked={"model": model, "source": source}, figures=_value(found))
     value = {"model": model, "folder": str(out), "images": seen.name, **_value(found)}
     return Answer(value, _said(found, backend, out))
 
@@ -91,30 +89,31 @@ def _table(path: Path | None, backend: str, threads: int) -> "LatencyTable":
     return LatencyTable(path or default_table_path(), backend=backend_of(backend, threads=threads))
 
 
-def _check_empty(out: Path) -> None:
-    from reverie.core.errors import FolderInUse
+def _which(network: "ImageNetwork", own: "Source | None") -> dict[str, str]:
+    """The network and the images, as `run.json` knows them."""
+    from reverie.core.digest import sha256_network, sha256_tensors
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FolderInUse(f"{out} is not empty; choose a folder that is empty or new")
+    images = "dreams" if own is None else sha256_tensors({"images": own.images})
+    return {"weights_sha256": sha256_network(network), "source": images}
 
 
-def _images(
-    source: str | None, network: "ImageNetwork", count: int, *, dream_steps: int, seed: int, on_event: "Listener"
-) -> "Source":
-    """The user's own images, or dreams."""
+def _few(own: "Source", count: int) -> "Source":
+    return replace(own, images=own.images[:count], labels=None)
+
+
+def _dreams(network: "ImageNetwork", count: int, *, steps: int, seed: int, on_event: "Listener") -> "Source":
     from reverie.dream import dream
 
-    if source is None:
-        return dream(network, count=count, steps=dream_steps, seed=seed, on_event=on_event).source()
-    own = own_images(source, network)
-    return replace(own, images=own.images[:count], labels=None)
+    return dream(network, count=count, steps=steps, seed=seed, on_event=on_event).source()
 
 
 def _write(found: "Pruned", out: Path) -> None:
     from reverie.cost.onnx import export_onnx
     from reverie.zoo.runs import save
 
-    save(found.network, out, record=found.record)
+    # What was read from a torch.export archive cannot be built anew; of that the ONNX file is handed over.
+    if found.network.origin is not None:
+        save(found.network, out, record=found.record)
     found.study.save(out / "study.json")
     export_onnx(found.network, out / "model.onnx")
 

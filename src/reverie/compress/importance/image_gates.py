@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reverie.compress.importance.gates import gated_slices
+from reverie.core.tap import tap
 from reverie.graph.structure import Slice, Structure
 
 __all__ = ["ImageGates"]
@@ -27,14 +28,16 @@ class ImageGates:
     Args:
         body: Untouched; a copy is kept in evaluation mode.
         structure: Of `body`.
+        example: (n, ...) input with n above 1, to see what the layers see.
 
     Attributes:
-        possible: Whether all that is gated are weights of convolutions and linear layers; else use `Gates`.
+        possible: Whether all that is gated are weights of convolutions and linear layers that see image by image, and
+            not windows of them; else use `Gates`.
 
     Example:
         >>> from reverie.graph import probe
         >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-        >>> gates = ImageGates(net, probe(net, torch.zeros(1, 3)))
+        >>> gates = ImageGates(net, probe(net, torch.zeros(1, 3)), torch.zeros(2, 3))
         >>> open_ = gates.ones(5)
         >>> open_["0"].shape
         torch.Size([5, 4])
@@ -42,7 +45,7 @@ class ImageGates:
         True
     """
 
-    def __init__(self, body: nn.Module, structure: Structure) -> None:
+    def __init__(self, body: nn.Module, structure: Structure, example: Tensor) -> None:
         self.body = copy.deepcopy(body).eval().requires_grad_(False)
         self.units = {group.name: group.units for group in structure.free}
         modules = dict(self.body.named_modules())
@@ -57,6 +60,10 @@ class ImageGates:
                     continue
                 makes = one.role == "produce"
                 self._gated.setdefault(name, {})[group.name, tuple(one.rows(range(group.units))), makes] = None
+        if self._gated and self.possible:
+            with tap(self.body, list(self._gated)) as seen, torch.no_grad():
+                self.body(example)
+            self.possible = all(len(reading.input) == len(example) for reading in seen.values())
 
     def ones(self, images: int) -> dict[str, Tensor]:
         """Gates that change nothing: group -> (images, units)."""

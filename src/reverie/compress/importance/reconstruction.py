@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from reverie.compress.importance.scored import Scored
-from reverie.compress.layer_reading import fits, fittable, read_layers, rows_read
-from reverie.core.errors import RangeError
+from reverie.compress.layer_reading import check_fit, fits, fittable, read_layers, rows_read
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork
@@ -80,15 +79,12 @@ def reconstruction_scores(
 
     Fails when: nothing is refitted after the cut: a unit whose twin stays is then missed after all.
     """
-    if not ridge > 0 or min(images, batch_size, positions) < 1:
-        raise RangeError(
-            f"ridge must be above 0, and images, batch_size and positions at least 1; "
-            f"got {ridge}, {images}, {batch_size} and {positions}"
-        )
+    check_fit(ridge=ridge, images=images, batch_size=batch_size, positions=positions)
     readers = {group.name: _readers(network, group) for group in structure.free}
     names = list(dict.fromkeys(name for found in readers.values() for name, _ in found))
     moments: dict[str, Tensor] = {}
-    batches = source.floats(slice(0, min(images, len(source)))).split(batch_size)
+    counts: dict[str, int] = {}
+    batches = source.floats(slice(0, min(images, len(source)))).split(batch_size) if names else ()
     for index, batch in enumerate(batches):
         with frozen(network), torch.no_grad():
             seen = read_layers(network, names, batch.to(network.mean.device))
@@ -96,12 +92,14 @@ def reconstruction_scores(
             rows = rows_read(fittable(network, name), x)
             pick = torch.randperm(rows.shape[1], generator=generator(seed, "positions", name, index))[:positions]
             picked = rows[:, pick.to(rows.device)].flatten(0, 1).double()
-            moments[name] = moments.get(name, 0) + (picked.T @ picked / (len(picked) * len(batches))).cpu()
+            moments[name] = moments.get(name, 0) + (picked.T @ picked).cpu()
+            counts[name] = counts.get(name, 0) + len(picked)
     made = {}
     judged = [group for group in structure.free if readers[group.name]]
     for done, group in enumerate(judged, start=1):
         layers = [
-            _Reader(_weights(network, name), moments[name], columns, ridge) for name, columns in readers[group.name]
+            _Reader(_weights(network, name), moments[name] / counts[name], columns, ridge)
+            for name, columns in readers[group.name]
         ]
         made[group.name] = Scored(_errors_in_turn(layers, group.units), torch.full((group.units,), float("inf")))
         on_event(Event("ranking units", done, len(judged)))

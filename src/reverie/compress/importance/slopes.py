@@ -35,7 +35,8 @@ class LogitSlopes:
     """
 
     def __init__(self, network: ImageNetwork, structure: Structure) -> None:
-        each = ImageGates(network.body, structure)
+        example = (torch.zeros(2, *network.image_shape, device=network.mean.device) - network.mean) / network.std
+        each = ImageGates(network.body, structure, example)
         self._gates: ImageGates | Gates = each if each.possible else Gates(network.body, structure)
 
     def __call__(self, inputs: Tensor, along: Callable[[Tensor], Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

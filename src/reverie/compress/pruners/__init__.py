@@ -4,8 +4,9 @@ A pruner is told after every backward pass and after every optimizer step. It ke
 units in place, and says at the end what is left as a `Plan`, which `reverie.graph.cut` makes small.
 """
 
+from reverie.compress.baselines import exponential_targets
 from reverie.compress.pruners.epi import EarlyPruning, kept_counts, similarity
-from reverie.compress.pruners.halp import HalpPruner, exponential_targets
+from reverie.compress.pruners.halp import HalpPruner
 from reverie.compress.pruners.nvit import NVitPruner, Redistributed, redistribution
 from reverie.compress.pruners.pruner import Pruner
 from reverie.compress.pruners.silenced import Silenced

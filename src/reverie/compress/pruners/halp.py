@@ -3,7 +3,6 @@
 Reference: Shen et al., 2022, "Structural pruning via latency-saliency knapsack", arXiv:2210.06659.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -11,40 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from reverie.compress.allocator import Allocation
-from reverie.compress.baselines import halp_allocate
+from reverie.compress.baselines import exponential_targets, halp_allocate
 from reverie.compress.importance.products import Score, normalization_score
 from reverie.compress.options import PairCost, Site
 from reverie.compress.pruners.pruner import Pruner
 from reverie.compress.sites import BYPASS, LayerCost, Sites, build_problem
 from reverie.core.errors import RangeError
 
-__all__ = ["HalpPruner", "Solve", "exponential_targets"]
+__all__ = ["HalpPruner", "Solve"]
 
 # Sites, pairs, limit of the cost "latency" -> allocation.
 Solve = Callable[[Sequence[Site], Sequence[PairCost], float], Allocation]
-
-
-def exponential_targets(whole: float, final: float, *, steps: int) -> list[float]:
-    """The limits of a schedule: exp((t/k) ln final + (1 - t/k) ln whole), t = 1..k.
-
-    Args:
-        whole: Cost before the first step, above 0.
-        final: Cost after the last, above 0.
-        steps: k, at least 1.
-
-    Raises:
-        RangeError: A number is out of its range.
-
-    Example:
-        >>> [round(one, 6) for one in exponential_targets(8.0, 1.0, steps=3)]
-        [4.0, 2.0, 1.0]
-
-    Reference: de Jorge et al., 2021, "Progressive skeletonization", arXiv:2006.09081, for the schedule.
-    """
-    if not (whole > 0 and final > 0) or steps < 1:
-        raise RangeError(f"costs must be above 0 and steps at least 1, got {whole}, {final} and {steps}")
-    shares = [step / steps for step in range(1, steps + 1)]
-    return [math.exp(share * math.log(final) + (1 - share) * math.log(whole)) for share in shares]
 
 
 def _halp(sites: Sequence[Site], pairs: Sequence[PairCost], limit: float) -> Allocation:

@@ -4,7 +4,7 @@ Reference: Yang et al., 2023, "Global vision transformer pruning with Hessian-aw
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -133,7 +133,7 @@ class Redistributed:
     heads: tuple[int, ...]
     query_key: tuple[int, ...]
     value: tuple[int, ...]
-    hidden: tuple[int, ...] = field(default=())
+    hidden: tuple[int, ...]
 
 
 def redistribution(embedding: int) -> Redistributed:

@@ -89,7 +89,7 @@ class Silenced:
     def keep_best(self, widths: Mapping[str, int], scores: Mapping[str, Tensor]) -> None:
         """Silence all but the best of some groups."""
         for name, width in widths.items():
-            ranked = torch.where(self.alive[name], scores[name], -1.0).argsort(descending=True, stable=True)
+            ranked = torch.where(self.alive[name], scores[name], -torch.inf).argsort(descending=True, stable=True)
             self.silence({name: ranked[width:].tolist()})
 
     def hush(self, optimizer: torch.optim.Optimizer | None = None) -> None:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from reverie.core.counts import check_counts
+from reverie.core.errors import RangeError
 from reverie.distill.detector.boxes import anchors, decode, detections
 from reverie.metrics.detection import Found
 
@@ -31,6 +33,9 @@ class SmallDetector(nn.Module):
         size: Height and width of the images, a multiple of 16.
         width: Channels of the first convolution; the last has eight times as many.
 
+    Raises:
+        RangeError: A size that is no multiple of 16, or a count below 1.
+
     Example:
         >>> logits, boxes = SmallDetector(classes=3, size=96)(torch.zeros(2, 3, 96, 96))
         >>> logits.shape, boxes.shape
@@ -43,6 +48,9 @@ class SmallDetector(nn.Module):
 
     def __init__(self, *, classes: int, channels: int = 3, size: int = 96, width: int = 16) -> None:
         super().__init__()
+        if size < 16 or size % 16:
+            raise RangeError(f"size must be a multiple of 16 pixels, got {size}")
+        check_counts(classes=classes, channels=channels, width=width)
         self.classes = classes
         wide = 4 * width
         self.fine = nn.Sequential(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from reverie.core.errors import Diverged, RangeError, ReferenceNotFound, ShapeError
 from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork
-from reverie.core.rng import derive_seed, generator, preserved_rng
+from reverie.core.rng import derive_seed, generator, preserved_rng, seed_global
 from reverie.core.tap import select_layers
 from reverie.distill.detector.crop import crop
 from reverie.distill.detector.losses import assign_batch, box_loss, class_loss, detection_loss
@@ -107,7 +107,7 @@ def teach_detector(
             f"{learning_rate}"
         )
     with preserved_rng():
-        torch.manual_seed(derive_seed(seed, "detector"))
+        seed_global(derive_seed(seed, "detector"))
         student = copy.deepcopy(detector).train().requires_grad_(True)
         helper = None if lessons is None else _Helper(lessons, scenes, detector.classes)
         adam = torch.optim.Adam(student.parameters(), lr=learning_rate)
