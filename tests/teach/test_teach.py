@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from cases import IMAGE_SHAPE, tiny_network, tiny_source
@@ -141,6 +142,15 @@ def test_a_new_student_is_built_anew_and_one_with_weights_keeps_them() -> None:
     sliced = start_student(reference, teacher, from_teacher=True)
     kept = {tuple(filters.flatten().tolist()) for filters in teacher.body.conv1.weight}
     assert all(tuple(filters.flatten().tolist()) in kept for filters in sliced.body.conv1.weight)
+
+
+def test_what_a_student_with_weights_does_not_state_is_its_teachers(tmp_path: Path) -> None:
+    teacher, trained = network(0), network(1)
+    save_file(trained.body.state_dict(), tmp_path / "student.safetensors")
+    reference = "reverie.zoo.networks:CifarResNet(blocks=1, widths=[6, 8, 8], in_channels=1, num_classes=4)"
+    start = start_student(f"{reference}@{tmp_path / 'student.safetensors'}", teacher)
+    assert torch.equal(start.body.conv1.weight, trained.body.conv1.weight)
+    assert (start.image_shape, start.mean.item(), start.std.item()) == (IMAGE_SHAPE, 0.5, 0.25)
 
 
 def test_the_student_of_a_run_keeps_its_weights(tmp_path: Path) -> None:
