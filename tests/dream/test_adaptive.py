@@ -181,7 +181,7 @@ def test_folders_of_other_loops(small_net: nn.Module, tmp_path: Path) -> None:
     adapted(small_net, tmp_path)
     with pytest.raises(FolderInUse, match=r"counts \[6, 4, 4\] there and \[6\] here"):
         adapted(small_net, tmp_path, counts=[6])
-    with pytest.raises(FolderInUse, match=r"weight 1\.0 there and 2\.0 here"):
+    with pytest.raises(FolderInUse, match=r"weight 0\.1 there and 2\.0 here"):
         adapted(small_net, tmp_path, weight=2.0)
     with pytest.raises(FolderInUse, match=r"lessons\.steps None there and 4 here"):
         adapted(small_net, tmp_path, lessons={"steps": 4})

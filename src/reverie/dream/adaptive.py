@@ -96,7 +96,7 @@ def adaptive_dreams(
     lessons: Mapping[str, Any] | None = None,
     counts: Sequence[int],
     disagree: Callable[[nn.Module], Term] = disagreement_term,
-    weight: float = 1.0,
+    weight: float = 0.1,
     term: Term | None = None,
     image_shape: Sequence[int] | None = None,
     steps: int | None = None,
@@ -115,7 +115,8 @@ def adaptive_dreams(
         lessons: What decides how `teach` teaches, as JSON values: a folder of other lessons is refused.
         counts: Dreams of each round, the first plain; at least one.
         disagree: Makes the term from the current student; `masked_disagreement_term` is the other one.
-        weight: Of that term, >= 0. 0 makes every round plain: the control.
+        weight: Of that term, >= 0. 0 makes every round plain: the control. At 1 a student recognizes hardly any dream,
+            and learns less from them than from plain ones (docs/benchmarks/dream.md).
         term: What all dreams satisfy; None is the recipe, as in `dream`.
         image_shape: (c, h, w); the network's own where None.
         steps: Of each batch; None as in `dream`.

@@ -34,7 +34,7 @@ def adapt(
     n: int = 512,
     rounds: int = 3,
     teach_steps: int = 300,
-    weight: float = 1.0,
+    weight: float = 0.1,
     masked: Annotated[bool, Parameter(negative=())] = False,
     hard: float | None = None,
     steps: int | None = None,
