@@ -341,6 +341,12 @@ def test_the_average_is_what_is_judged_and_kept_and_it_survives_a_kill(tmp_path:
     assert judged == pytest.approx(whole.history[-1].held_out_loss_nats, abs=1e-6)
 
 
+def test_after_one_step_the_average_has_followed_one_step() -> None:
+    began, went = small(8, 2).body.head.weight, run(steps=1).last.get_submodule("body.head").weight
+    followed = run(steps=1, average=0.9).last.get_submodule("body.head").weight
+    assert torch.allclose(followed, began + (1 - 2 / 11) * (went - began))  # decay (1 + t) / (10 + t) at t = 1
+
+
 def test_patience_stops_a_student_that_only_gets_worse() -> None:
     teacher, events = small(8, 1), list[Event]()
     given = {"steps": 100, "batch_size": 16, "learning_rate": 1.0, "on_event": events.append}

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from reverie.core.errors import RangeError, ReferenceNotFound, ShapeError
 from reverie.core.rng import preserved_rng
 from reverie.core.source import Source
-from reverie.distill import Match, angle_loss, attention_loss, distill, similarity_loss
+from reverie.distill import Match, angle_loss, attention_loss, distill, similarity_loss, stage_matches
+from reverie.distill.features import map_shapes
 from reverie.distill.matches import Matched
 
 
@@ -103,3 +104,18 @@ def test_what_cannot_be_matched_is_refused_by_name() -> None:
             source().floats(slice(0, 2)),
             seed=0,
         )
+
+
+def test_a_module_that_runs_again_finishes_where_it_ran_last() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.relu = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 3, 3, stride=2), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.relu(self.second(self.relu(self.first(x))))
+
+    found = map_shapes(Shared(), torch.zeros(1, 1, 9, 9))
+    assert list(found.items()) == [("first", (1, 2, 7, 7)), ("second", (1, 3, 3, 3)), ("relu", (1, 3, 3, 3))]
+    matches = stage_matches(Shared(), Shared(), torch.zeros(1, 1, 9, 9))
+    assert [(match.student, match.teacher) for match in matches] == [("first", "first"), ("relu", "relu")]
