@@ -12,7 +12,6 @@ from reverie.compress.latencies import bytes_at, layer_shape, macs_at
 from reverie.compress.sites import find_sites
 from reverie.compress.study import read_study, study_of
 from reverie.core.errors import BudgetInfeasible, CorruptFile, RangeError, ReferenceNotFound
-from reverie.cost.predictor import Predictor
 from reverie.graph import probe
 
 
@@ -95,10 +94,13 @@ def test_a_table_of_another_device_joins(study, parts):
 
 
 def test_a_predictor_moves_the_limit(study):
-    # A tenth of the latency never shrinks, so 60 % of it is (0.6 - 0.1) / 0.9 of the sum.
-    fixed = study.calibrated("macs", Predictor(0.1, 0.9, 0))
-    assert fixed.solve({"macs": 0.6}).widths == study.solve({"macs": 0.5 / 0.9}).widths
+    # A plan of half the sum that measures 0.65 asks for a constant of 0.15 / 0.5; it weighs as much as none at all.
+    fixed = study.calibrated("macs", [(0.5, 0.65)])
+    assert fixed.solve({"macs": 0.6}).widths == study.solve({"macs": (0.6 - 0.15) / 0.85}).widths
     assert fixed.solve({"macs": 0.6}).shares["macs"] <= 0.6
+    # What is said of later plans is of the line as it is then.
+    again = fixed.calibrated("macs", [(0.15 + 0.85 * 0.5, 0.65)])
+    assert again.solve({"macs": 0.6}) == fixed.solve({"macs": 0.6})
 
 
 def test_what_cannot_be_had_is_named(study, tmp_path):
@@ -140,7 +142,7 @@ def test_a_study_that_was_saved_reads_the_table_of_another_device(parts, tmp_pat
     assert found.solve({"phone": 0.6}).widths == direct.solve({"phone": 0.6}).widths
     assert found.solve({"phone": 0.6, "macs": 0.5}).shares["macs"] <= 0.5
     # Read again, the column is replaced.
-    again = found.calibrated("phone", Predictor(0.1, 0.9, 0)).timed(Table(), column="phone")
+    again = found.calibrated("phone", [(0.5, 0.65)]).timed(Table(), column="phone")
     assert again.columns == ("macs", "phone")
     assert again.solve({"phone": 0.6}).widths == direct.solve({"phone": 0.6}).widths
     bare = replace(found, sites=None)

@@ -141,8 +141,10 @@ def _pruned(work: "_Work", study: Study, limits: Limits, on_event: Listener) -> 
             budget="latency",
         )
     pruned, record = work.applied(solution.plan, on_event)
-    timing, attempts = (None, ()) if met is None else (met.timing, met.attempts)
-    return Pruned(pruned, solution.plan, record, solution, study, timing, attempts)
+    if met is None:
+        return Pruned(pruned, solution.plan, record, solution, study, None, ())
+    measured = study.calibrated("latency", [(turn.predicted, turn.measured) for turn in met.attempts])
+    return Pruned(pruned, solution.plan, record, solution, measured, met.timing, met.attempts)
 
 
 def _work(

@@ -106,6 +106,7 @@ def make_route(source: Source, task: Task, *, role: str) -> Route:
     study = _study(evidence, task, source)
     chosen = task.run.stage(f"plan-{role}", lambda: _choose(study, task))
     plan = Plan.from_json(chosen["plan"])
+    attempts = tuple(Attempted(**attempt) for attempt in chosen["attempts"])
     student, record = apply_plan(task.network, task.structure, plan)
     example = example_input(task.network)
     features = matching_features(task.network.body, student.body, task.structure, plan, example)
@@ -132,9 +133,9 @@ def make_route(source: Source, task: Task, *, role: str) -> Route:
         network,
         export_onnx(network),
         _decisions(evidence, chosen["widths"], task.sites),
-        tuple(Attempted(**attempt) for attempt in chosen["attempts"]),
+        attempts,
         chosen["measured"],
-        study,
+        study.calibrated("latency", [(turn.predicted, turn.measured) for turn in attempts]) if attempts else study,
     )
 
 

@@ -231,9 +231,16 @@ class Study:
                 predictors[column] = fit_predictor([], overhead=left_out)
         return replace(self, predictors=predictors)
 
-    def calibrated(self, column: str, predictor: Predictor) -> "Study":
-        """This study with another predictor for one column."""
-        return replace(self, predictors={**self.predictors, column: predictor})
+    def calibrated(self, column: str, measured: Sequence[tuple[float, float]]) -> "Study":
+        """This study with the line of one column moved by plans that were measured; see `fit_predictor`.
+
+        Args:
+            column: Name of a cost.
+            measured: Share of the teacher's that this study predicts of a plan, and the share that it measured.
+        """
+        before = self._predictor(column)
+        points = [(before.limit(predicted), found) for predicted, found in measured]
+        return replace(self, predictors={**self.predictors, column: fit_predictor(points)})
 
     def plan(self, widths: Mapping[str, int]) -> Plan:
         """The plan that keeps the best units at the widths chosen."""
