@@ -85,6 +85,18 @@ def test_weights_of_another_network(weights: Path, refused: Callable[..., str], 
     assert str(weights) in refused(*compress(f"{other}@{weights}", tmp_path, *SHAPED))
 
 
+def test_patches_of_a_network_without_attention(refused: Callable[..., str], tmp_path: Path) -> None:
+    words = ("dream", "zoo:fashion-vgg", "--n", "2", "--out", str(tmp_path / "run"), "--patches", "0.1")
+    assert "--patches compares the patches of a vision transformer" in refused(*words)
+
+
+def test_a_second_network_of_other_images(refused: Callable[..., str], tmp_path: Path) -> None:
+    said = "zoo:cifar10-vgg is normalized for images of 3 channels and cannot take images of shape (1, 28, 28)"
+    assert said in refused("latency", "compare", "zoo:fashion-vgg", "zoo:cifar10-vgg", "--seconds", "1")
+    words = ("--n", "10", "--out", str(tmp_path / "run"), "--judge", "zoo:cifar10-vgg")
+    assert said in refused("dream", "zoo:fashion-vgg", *words)
+
+
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
 @pytest.mark.parametrize("keep", [0, 7, 200])
 def test_a_truncated_file(ending: str, keep: int, weights: Path, refused: Callable[..., str], tmp_path: Path) -> None:

@@ -149,6 +149,8 @@ def test_a_latency_budget_is_met_when_measured():
     result = compress(teacher(), latency="80%", source=images(), teach_steps=2, control=False, threads=1)
     assert result.attempts
     assert result.study.predictors["latency"].measured == len(result.attempts)
+    assert set(result.study.columns) == {"latency", "macs", "size"}
+    assert result.study.solve({"macs": 0.6}).shares["macs"] <= 0.6
     chosen = [turn for turn in result.attempts if turn.measured <= 0.8]
     assert chosen
 

@@ -22,6 +22,12 @@ def test_one_mean_serves_all_channels(small_net: nn.Module) -> None:
     assert torch.equal(one.eval()(images), three.eval()(images))
 
 
+def test_a_mean_in_other_units_than_images_is_refused() -> None:
+    for mean in ([127.5], [123.7, 116.3, 103.5]):
+        with pytest.raises(RangeError, match=r"lies far outside \[0, 1\].* divide it and std by 255"):
+            ImageNetwork(nn.Identity(), image_shape=(3, 8, 8), mean=mean, std=[63.0])
+
+
 def test_no_preprocessing_by_default(small_net: nn.Module) -> None:
     images = torch.rand(2, 3, 8, 8)
     small_net.eval()
@@ -35,7 +41,7 @@ def test_weights_are_those_of_the_body(small_net: nn.Module) -> None:
 
 @pytest.mark.parametrize("which", ["mean", "std"])
 def test_one_value_per_channel(which: str) -> None:
-    with pytest.raises(ShapeError, match=f"{which} has 2 values for images of 3 channels; give 1 or 3"):
+    with pytest.raises(ShapeError, match=f"{which} has 2 values for images of 3 channels; give one for all"):
         ImageNetwork(nn.Identity(), image_shape=(3, 8, 8), **{which: [0.5, 0.5]})
 
 

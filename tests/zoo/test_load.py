@@ -70,7 +70,7 @@ def test_preprocessing_from_the_file_beside_the_weights(weights: Path) -> None:
 def test_by_order_where_asked(tmp_path: Path, weights: Path, body: CifarVGG) -> None:
     path = tmp_path / "foreign.pth"
     torch.save({f"t{index}": tensor for index, tensor in enumerate(body.state_dict().values())}, path)
-    with pytest.raises(WeightsMismatch, match="pass positional=True"):
+    with pytest.raises(WeightsMismatch, match="--positional"):
         load(f"{VGG}@{path}", **STATED)
     images = torch.rand(2, 3, 8, 8)
     assert torch.equal(load(f"{VGG}@{path}", positional=True, **STATED)(images), body((images - 0.5) / 0.25))
@@ -177,7 +177,7 @@ def test_weights_alone_and_other_files(tmp_path: Path, weights: Path) -> None:
         (STATED | {"image_shape": (3, 8)}, ShapeError, "cannot take two images of shape (3, 8)"),
         (STATED | {"image_shape": (3,)}, ShapeError, "must be (channels, height, width)"),
         (STATED | {"image_shape": (3, 0, 8)}, ShapeError, "must be (channels, height, width)"),
-        (STATED | {"mean": (1, 2)}, ShapeError, "mean has 2 values for images of 3 channels"),
+        (STATED | {"mean": (1, 2)}, ShapeError, "normalized for images of 2 channels and cannot take images of shape"),
         (STATED | {"std": (0,)}, RangeError, "std must be positive"),
         (STATED | {"class_names": ["a"]}, ShapeError, "has 10 logits, but 1 class names were given"),
         (STATED | {"trust": "all"}, RangeError, "trust='all' names nothing that can be trusted"),

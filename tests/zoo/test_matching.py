@@ -50,7 +50,7 @@ def test_batch_counters_may_be_missing_and_half_precision_is_widened() -> None:
 def test_by_order_where_asked() -> None:
     module, state = net(), random_state()
     foreign = {f"layer{index}": tensor for index, tensor in enumerate(state.values())}
-    with pytest.raises(WeightsMismatch, match="shapes agree in order: pass positional=True"):
+    with pytest.raises(WeightsMismatch, match="shapes agree in order: pair them by order with --positional"):
         load_weights(module, foreign)
     load_weights(module, foreign, positional=True)
     assert holds(module, state)

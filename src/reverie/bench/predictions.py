@@ -88,7 +88,9 @@ class _Subject:
             for site, options in self.sites.widths.items()
             for width in options[1:]
         }
-        return study_of(self.sites, losses, cost_columns(self.table, {"latency": None}), self.scores)
+        return study_of(
+            self.sites, losses, {"latency": cost_columns(self.table, {"latency": None})["latency"]}, self.scores
+        )
 
 
 def _network(name: str) -> ImageNetwork:

@@ -120,7 +120,7 @@ def _within_budget(network: ImageNetwork, scenes: Scenes, on_event: Listener) ->
         for site, widths in sites.widths.items()
         for width in widths[1:]
     }
-    study = study_of(sites, losses, cost_columns(table, {"latency": None}), scores)
+    study = study_of(sites, losses, {"latency": cost_columns(table, {"latency": None})["latency"]}, scores)
     teacher = export_onnx(network)
 
     def measure(plan: Plan) -> Timing:

@@ -98,6 +98,8 @@ def dream_arguments(
     from reverie.dream import attention_layers, deep_image_prior
 
     _check(asked, craft)
+    if craft.patches and not any(attention_layers(*named) for named in network.named_modules()):
+        raise RangeError("--patches compares the patches of a vision transformer, and this network has no attention")
     network_asked = _answering(network, asked)
     arguments: dict[str, Any] = {
         "count": count,

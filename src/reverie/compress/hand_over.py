@@ -37,7 +37,8 @@ def latency_row(latencies: Mapping[str, Mapping[str, float]], *, threads: int) -
         for name, timing in latencies.items()
     }
     rounds = latencies["teacher"]["rounds"]
-    how = f"one image in ONNX Runtime on {threads} threads, median of {rounds:.0f} interleaved rounds"
+    text = "1 thread" if threads == 1 else f"{threads} threads"
+    how = f"one image in ONNX Runtime on {text}, median of {rounds:.0f} interleaved rounds"
     return Row.of("latency", "ms", how, figures)
 
 

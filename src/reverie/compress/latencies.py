@@ -105,14 +105,13 @@ def measure_layers(sites: Sites, table: LatencyTable, *, on_event: Listener) -> 
 
 
 def cost_columns(table: LatencyTable | None, quantities: Mapping[Quantity, object]) -> dict[str, LayerCost]:
-    """One cost per quantity that has a budget; latency is read from the table, which has been measured."""
-    columns: dict[str, LayerCost] = {}
+    """Multiply-adds and bytes, and latency where that has a budget: from the table, which has been measured for it.
+
+    What is only counted costs nothing to know, and a study is asked for other budgets later.
+    """
+    columns: dict[str, LayerCost] = {"macs": macs_at, "size": bytes_at}
     if "latency" in quantities and table is not None:
         columns["latency"] = lambda *at: table.milliseconds(layer_shape(*at))
-    if "macs" in quantities:
-        columns["macs"] = macs_at
-    if "size" in quantities:
-        columns["size"] = bytes_at
     return columns
 
 

@@ -85,8 +85,14 @@ class ImageNetwork(nn.Module):
         for name, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, channels):
                 raise ShapeError(
-                    f"{name} has {len(values)} values for images of {channels} channels; give 1 or {channels}"
+                    f"{name} has {len(values)} values for images of {channels} channels; give one for all, or one "
+                    "for each"
                 )
+        if not all(-1 <= value <= 2 for value in mean):
+            raise RangeError(
+                f"mean {list(mean)} lies far outside [0, 1], where the values of images lie. If it is meant for 0 to "
+                "255, divide it and std by 255."
+            )
         if not all(0 < value < math.inf for value in std):
             raise RangeError(f"std must be positive and finite, got {list(std)}")
         self.body = body

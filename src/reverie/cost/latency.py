@@ -231,7 +231,10 @@ class LatencyTable:
         """
         entry = self._layers.get(shape.key)
         if entry is None or self._yardstick_ms is None:
-            raise ReferenceNotFound(f"the latency table has no layer {shape.key!r}. Call measure([...]) with it first.")
+            raise ReferenceNotFound(
+                f"the latency table has no layer {shape.key!r}. Measure it first: reverie latency build MODEL, with "
+                "the widths of the study (in Python measure([...]))."
+            )
         return LayerLatency(entry["ratio"] * self._yardstick_ms, entry["ratio"], entry["error"], entry["measured"])
 
     def milliseconds(self, shape: LayerShape) -> float:

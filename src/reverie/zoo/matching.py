@@ -117,7 +117,10 @@ def _message(
     )
     advice = "Name the architecture these weights were trained with."
     if reordered:
-        advice = "The names differ but the shapes agree in order: pass positional=True to pair them by order."
+        advice = (
+            "The names differ but the shapes agree in order: pair them by order with --positional "
+            "(in Python positional=True)."
+        )
     return (
         f"{origin} does not fit {type(module).__name__}: the file looks like a network of {len(tensors)} tensors and "
         f"{_values(tensors):,} values, this network has {len(expected)} and {_values(expected):,}; {listed}. {advice}"

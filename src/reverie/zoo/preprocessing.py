@@ -89,6 +89,12 @@ def wrap(body: nn.Module, known: Preprocessing, *, asked: str, origin: Origin | 
             "mean=(0.5,), std=(0.5,)), or as lists in a JSON file beside the weights with the same name and the "
             "ending .json; mean 0 and std 1 stand for images in [0, 1] as they are."
         )
+    values, channels = max(len(known.mean), len(known.std)), known.image_shape[0]
+    if min(len(known.mean), len(known.std)) > 0 and values not in (1, channels):
+        raise ShapeError(
+            f"{asked} is normalized for images of {values} channels and cannot take images of shape "
+            f"{tuple(known.image_shape)}. Give the image shape that it was trained for, or a network for such images."
+        )
     network = ImageNetwork(
         body,
         image_shape=known.image_shape,

@@ -69,7 +69,7 @@ def invert(
     with progress() as on_event:
         inverter = train_inverter(network, source, layers=layers, steps=steps, seed=seed, on_event=on_event)
         rows, kept = _reconstructed(network, inverter, unseen, refine, on_event)
-    _draw(rows, out)
+    _draw(rows, list(kept), out)
     lines = [f"{layer}: {share:.1%} of {len(unseen)} decisions kept" for layer, share in kept.items()]
     return Answer({"picture": str(out), "count": len(unseen), "decisions_kept": kept}, (*lines, f"picture: {out}"))
 
@@ -101,12 +101,12 @@ def _reconstructed(
     return rows, kept
 
 
-def _draw(rows: list[Any], out: Path) -> None:
+def _draw(rows: list[Any], layers: list[str], out: Path) -> None:
     import torch
 
     from reverie.report.picture import dream_grid, save_png
 
     shown = min(SHOWN, len(rows[0]))
     labels = torch.arange(len(rows)).repeat_interleave(shown)
-    names = ["unseen", *(f"layer {depth}" for depth in range(1, len(rows)))]
-    save_png(dream_grid(torch.cat([row[:shown] for row in rows]), labels, class_names=names, per_row=shown), out)
+    images = torch.cat([row[:shown] for row in rows])
+    save_png(dream_grid(images, labels, class_names=["unseen", *layers], per_row=shown), out)

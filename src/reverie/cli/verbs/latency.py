@@ -164,8 +164,11 @@ def compare(
         if network != model and timing.ratio_median + timing.ratio_error >= 1
     ]
     value = {name: {network: asdict(timing) for network, timing in timings.items()} for name, timings in found.items()}
-    columns = ("runtime", "network", "latency", f"share of {model}", "95 % interval")
-    return Answer({"reference": model, "backends": value}, (to_rich(Table(columns, rows)), *slower))
+    columns = ("runtime", "network", "latency", "share", "95 % interval")
+    return Answer(
+        {"reference": model, "backends": value},
+        (to_rich(Table(columns, rows)), f"share: of the time of {model}", *slower),
+    )
 
 
 def _networks(model: str, others: Sequence[str], loading: Loading) -> "dict[str, ImageNetwork]":
@@ -230,4 +233,4 @@ def solve(
     if out is not None:
         write_json(out, value)
     said = [f"{name}: {share:.1%} of the given network's, predicted" for name, share in found.shares.items()]
-    return Answer(value, (*said, f"loss: {found.loss:.4g} +- {found.loss_error:.2g}"))
+    return Answer(value, (*said, f"loss: {found.loss:.4g} +- {found.loss_error:.2g} nats"))
