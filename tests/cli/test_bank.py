@@ -291,6 +291,11 @@ def test_a_bank_is_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
         *("kernel_distance", "frechet_distance", "coverage_share", "relative_diversity"),
     }
     assert 1 <= figures["judge_score"] <= 10
+    assert main([*map(str, ("bank", "measure", tmp_path / "bank", *words))]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == len(figures)  # each said once, and none by the name of its key
+    assert f"the judge sees the class asked for in {figures['judge_agreement_share']:.2%}" in printed
+    assert not any("_" in line or "share" in line for line in printed)
     assert figures["kernel_distance"] > 0
     assert told["how"]["statistics"] == "batch normalization"
     status, told = run(capsys, "bank", "measure", tmp_path / "bank", "--layers", "body.layer1")

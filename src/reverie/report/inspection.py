@@ -105,9 +105,12 @@ def sites_table(found: Inspection) -> Table:
 
 def layers_table(found: Inspection) -> Table:
     """One row per layer: its shape, multiply-adds, and latency where it was measured."""
-    columns = ("layer", "kind", "channels", "output", "multiply-adds", "latency")
-    rows = (_layer_row(layer, found.latencies.get(at)) for at, layer in enumerate(found.structure.layers))
-    return Table(columns, tuple(rows))
+    columns = ("layer", "kind", "channels", "output", "multiply-adds")
+    rows = tuple(map(_layer_row, found.structure.layers))
+    if not found.latencies:
+        return Table(columns, rows)
+    timed = (milliseconds_text(found.latencies[at].ms) for at in range(len(rows)))
+    return Table((*columns, "latency"), tuple((*row, latency) for row, latency in zip(rows, timed, strict=True)))
 
 
 def _latencies(structure: Structure, *, threads: int, on_event: Listener) -> dict[int, LayerLatency]:
@@ -153,12 +156,11 @@ def _layers(names: tuple[str, ...]) -> str:
     return f"{len(names)} layer{'' if len(names) == 1 else 's'}"
 
 
-def _layer_row(layer: Layer, latency: LayerLatency | None) -> tuple[str, ...]:
+def _layer_row(layer: Layer) -> tuple[str, ...]:
     return (
         layer.name,
         f"{layer.kind} {'x'.join(map(str, layer.kernel))}".strip(),
         f"{layer.in_channels} to {layer.out_channels}",
         " x ".join(map(str, layer.output_size)),
         count_text(layer.macs, "MAC"),
-        "" if latency is None else milliseconds_text(latency.ms),
     )

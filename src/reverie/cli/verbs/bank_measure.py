@@ -16,6 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
+# How a figure is told; the share that the network sees is a line of its own, with its interval.
+SAID = {
+    "duplicates_share": "near repeats of an earlier dream: {:.2%}",
+    "moment_error_deviations": "means differ from those stored by {:.3f} stored deviations",
+    "moment_log_variance_error": "logarithms of variances differ from those stored by {:.3f}",
+    "accuracy_kept_on_dreams_share": "accuracy kept where statistics are counted anew on the dreams: {:.1%}",
+    "accuracy_kept_on_noise_share": "the same on noise: {:.1%}",
+    "judge_score": "score in the judge, from 1 to its number of classes: {:.2f}",
+    "judge_agreement_share": "the judge sees the class asked for in {:.2%}",
+    "kernel_distance": "kernel distance to the real images in the judge's features: {:.4f}",
+    "frechet_distance": "Fréchet distance likewise: {:.3f}",
+    "coverage_share": "real images with a dream among their neighbors: {:.1%}",
+    "relative_diversity": "diversity within classes, over that of the real images: {:.2f}",
+}
+
 Words = Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)]
 
 
@@ -68,7 +83,7 @@ def measure(
         judging = load_beside(judge, loading, image_shape=found.images.shape[1:], first=network)
         figures |= _of_the_judge(judging, source, None if real is None else labeled_images(real, judging), layers)
     lines = [agreement_text(found.config, agreed)]
-    lines += [f"{name.replace('_', ' ')}: {value:.4g}" for name, value in figures.items() if value is not None]
+    lines += [SAID[name].format(value) for name, value in figures.items() if name in SAID and value is not None]
     told = {"folder": str(bank), "count": len(found), "how": how(found.config), "figures": figures}
     return Answer(told, tuple(lines))
 
