@@ -85,11 +85,6 @@ def test_weights_of_another_network(weights: Path, refused: Callable[..., str], 
     assert str(weights) in refused(*compress(f"{other}@{weights}", tmp_path, *SHAPED))
 
 
-def test_patches_of_a_network_without_attention(refused: Callable[..., str], tmp_path: Path) -> None:
-    words = ("dream", "zoo:fashion-vgg", "--n", "2", "--out", str(tmp_path / "run"), "--patches", "0.1")
-    assert "--patches compares the patches of a vision transformer" in refused(*words)
-
-
 def test_a_second_network_of_other_images(refused: Callable[..., str], tmp_path: Path) -> None:
     said = "zoo:cifar10-vgg is normalized for images of 3 channels and cannot take images of shape (1, 28, 28)"
     assert said in refused("latency", "compare", "zoo:fashion-vgg", "zoo:cifar10-vgg", "--seconds", "1")

@@ -218,7 +218,7 @@ def test_the_published_recipe(capsys: pytest.CaptureFixture[str], tmp_path: Path
         (("--smooth-power", 0), "--smooth-power must be above 0"),
         (("--learning-rate", 0), "--learning-rate must be above 0"),
         (("--side", 0), "--side is a number of pixels"),
-        (("--patches", 0.1), "no layer matches"),
+        (("--patches", 0.1), "--patches compares the patches of a vision transformer"),
         (
             ("--statistics", "none", "--statistics-weight", 2),
             "--statistics-weight weighs statistics, and there are none",
