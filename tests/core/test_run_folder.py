@@ -120,7 +120,8 @@ def test_a_run_that_was_killed_at_its_first_moment_is_entered_again(tmp_path):
 def test_a_config_is_what_json_makes_of_it(tmp_path):
     for _ in range(2):
         with open_run(tmp_path, verb="compress", config={"layers": ("first", "last"), "at": {1: 2.0}}):
-            pass
+            written = json.loads((tmp_path / "run.json").read_text())["config"]
+            assert written == {"layers": ["first", "last"], "at": {"1": 2.0}}
 
 
 def test_time_of_what_fails_counts_and_damaged_time_is_said_to_be_damaged(tmp_path):
