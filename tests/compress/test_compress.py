@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from reverie.compress.compress import _budget_notes, compress
+from reverie.compress.evidence import option_losses
 from reverie.compress.result import Measured, Row
 from reverie.core.budget import read_budgets
 from reverie.core.digest import sha256_tensors
@@ -96,6 +97,29 @@ def test_the_budget_holds_and_every_row_has_three_columns(run):
     assert all(row.control is not None and row.how for row in result.rows)
     assert rows["test accuracy"].teacher.value == 1.0
     assert rows["agreement with the teacher"].teacher.value == 1.0
+
+
+def test_ranks_that_are_offered_are_chosen_taught_written_and_read_again(tmp_path, monkeypatch):
+    """Units are made dear, so that ranks are chosen, whatever these images say."""
+
+    def dear(*given, **named):
+        losses, errors = option_losses(*given, **named)
+        return {
+            (site, level): nats + (0 if site.startswith("rank") else 9) for (site, level), nats in losses.items()
+        }, errors
+
+    monkeypatch.setattr("reverie.compress.route.option_losses", dear)
+    asked = {"source": images(), "teach_steps": 5, "threads": 1, "control": False, "offer": ["rank"]}
+    result = compress(teacher(), macs="90%", folder=tmp_path, **asked)
+    assert result.plan.levels
+    assert not result.plan.kept
+    decided = {one.site: one.kept for one in result.decisions if one.kept < one.units}
+    assert decided == result.plan.levels
+    rows = {row.quantity: row for row in result.rows}
+    assert rows["multiply-adds"].compressed.relative <= 0.9
+    again = load(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again(images().floats()), result.network(images().floats()))
 
 
 def test_the_folder_rebuilds_the_network_in_a_new_process(run):

@@ -143,5 +143,5 @@ class Root(nn.Module):
 def test_an_option_whose_answers_are_no_numbers_is_named():
     network = ImageNetwork(Root(), image_shape=(1, 8, 8)).eval()
     sites = find_sites(probe(network.body, torch.zeros(2, 1, 8, 8)), step=3)
-    with pytest.raises(RangeError, match="with 3 units left of conv, "):
+    with pytest.raises(RangeError, match="with 3 left of conv, "):
         option_losses(network, sites, {"conv": -torch.arange(6.0)}, source(4))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from reverie.core.edit import Bypass, Edit, Keep, Record, replay
+from reverie.core.edit import Bypass, Edit, Factorize, Keep, Record, replay
 from reverie.core.errors import CorruptFile, ReferenceNotFound, ShapeError
 from traces import changes, fingerprint, model_trace
 
@@ -32,7 +32,7 @@ keeps = st.builds(
     st.dictionaries(names, st.dictionaries(st.integers(0, 3), st.lists(st.integers(0, 99)).map(tuple)), max_size=3),
     st.dictionaries(names, st.integers(0, 99) | st.lists(st.integers(0, 99)).map(tuple), max_size=3),
 )
-edits = keeps | st.builds(Bypass, st.lists(names, max_size=3).map(tuple))
+edits = keeps | st.builds(Bypass, st.lists(names, max_size=3).map(tuple)) | st.builds(Factorize, names, st.integers(1))
 records = st.builds(Record, st.lists(edits, max_size=3).map(tuple))
 
 
@@ -183,3 +183,67 @@ def test_records_are_data() -> None:
     assert pickle.loads(pickle.dumps(record)) == record
     with pytest.raises(AttributeError):
         record.edits = ()  # type: ignore[misc]
+
+
+LAYERS = [
+    (nn.Linear(12, 7), (2, 5, 12)),
+    (nn.Linear(5, 9, bias=False), (3, 5)),
+    (nn.Conv2d(3, 8, 3, stride=2, padding=1, dilation=2), (2, 3, 9, 11)),
+    (nn.Conv2d(4, 6, (1, 3), padding="same", padding_mode="reflect", bias=False), (2, 4, 5, 7)),
+    (nn.Conv1d(3, 4, 5), (2, 3, 9)),
+    (nn.Conv3d(2, 3, 2, padding=1), (1, 2, 4, 4, 4)),
+]
+
+
+@pytest.mark.parametrize(("layer", "shape"), LAYERS, ids=lambda one: type(one).__name__)
+def test_a_layer_in_two_of_full_rank_answers_as_before(layer, shape):
+    whole = nn.Sequential(layer).double().eval()
+    before = fingerprint(whole), torch.get_rng_state()
+    rows, columns = layer.weight.flatten(1).shape
+    in_two = replay(Record((Factorize("0", min(rows, columns)),)), whole)
+    assert (fingerprint(whole), True) == (before[0], torch.equal(torch.get_rng_state(), before[1]))
+    assert len(in_two[0]) == 2
+    assert not in_two[0].training
+    images = torch.rand(shape, dtype=torch.float64)
+    torch.testing.assert_close(in_two(images), whole(images), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 5])
+def test_what_a_low_rank_leaves_out_is_the_smallest_that_can_be(rank):
+    layer = nn.Conv2d(3, 6, 3).double()
+    first, second = replay(Record((Factorize("0", rank),)), nn.Sequential(layer))[0]
+    product = second.weight.detach().flatten(1) @ first.weight.detach().flatten(1)
+    missed = float((layer.weight.detach().flatten(1) - product).square().sum())
+    # The sum of the smallest eigenvalues of W W^T, by another algorithm than singular values.
+    matrix = layer.weight.detach().flatten(1)
+    assert missed == pytest.approx(float(torch.linalg.eigvalsh(matrix @ matrix.T)[: 6 - rank].sum()))
+    assert first.weight.shape[0] == second.weight.shape[1] == rank
+
+
+def test_a_layer_in_two_keeps_what_training_needs_and_loads_on_meta():
+    net = nn.Sequential(nn.Linear(6, 4).half())
+    net[0].weight.requires_grad_(False)
+    first, second = replay(Record((Factorize("0", 2),)), net)[0]
+    assert first.weight.dtype == second.weight.dtype == torch.float16
+    assert not first.weight.requires_grad
+    assert second.bias.requires_grad
+    assert (first.out_features, second.in_features, second.out_features) == (2, 2, 4)
+    bare = replay(Record((Factorize("0", 2),)), nn.Sequential(nn.Linear(6, 4)).to("meta"))[0]
+    assert bare[0].weight.is_meta
+    assert bare[0].weight.shape == first.weight.shape
+
+
+@pytest.mark.parametrize(
+    ("edit", "error", "words"),
+    [
+        (Factorize("1", 2), ReferenceNotFound, "'1', which is ReLU and no plain linear layer"),
+        (Factorize("2", 1), ReferenceNotFound, "'2', which is Conv2d and no plain"),
+        (Factorize("0", 0), ShapeError, "0 at rank 0, and its matrix is 4 x 9"),
+        (Factorize("0", 5), ShapeError, "0 at rank 5, and its matrix is 4 x 9"),
+        (Factorize("gone", 1), ReferenceNotFound, "'gone'"),
+    ],
+)
+def test_what_cannot_be_factorized_is_named(edit, error, words):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2))
+    with pytest.raises(error, match=words):
+        replay(Record((edit,)), net)

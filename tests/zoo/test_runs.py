@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from reverie.core.edit import Bypass, Keep, Record, replay
+from reverie.core.edit import Bypass, Factorize, Keep, Record, replay
 from reverie.core.errors import (
     CorruptFile,
     NotWritable,
@@ -245,6 +245,8 @@ def test_the_documented_reader_needs_only_torch_and_safetensors(
                 | {f"bn.{name}": kept for name in ("weight", "bias", "running_mean", "running_var")},
                 {"conv.out_channels": 3, "bn.num_features": 3, "head.in_features": 3},
             ),
+            Factorize("conv", 2),
+            Factorize("head", 1),
         )
     )
     cut = teacher.with_body(replay(record, teacher.body)).eval()

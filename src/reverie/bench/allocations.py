@@ -17,8 +17,9 @@ from reverie.compress.baselines import greedy_allocate, halp_allocate
 from reverie.compress.compress import WIDTH_STEP
 from reverie.compress.diverse import diverse_allocations
 from reverie.compress.integer_program import solve_core
+from reverie.compress.kinds import LayerCost
 from reverie.compress.latencies import macs_at
-from reverie.compress.sites import LayerCost, Problem, Sites, build_problem, find_sites
+from reverie.compress.sites import Problem, Sites, build_problem, find_sites
 from reverie.compress.study import Study, read_study, study_of
 from reverie.core.errors import MissingExtra, VerificationFailed
 from reverie.core.events import Event, Listener

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -27,6 +28,17 @@ def rebuild(folder: str | Path, factory: Callable[..., torch.nn.Module]) -> Call
         for path, size in edit.get("attributes", {}).items():
             owner, _, leaf = path.rpartition(".")
             setattr(network.get_submodule(owner), leaf, tuple(size) if isinstance(size, list) else size)
+        if "rank" in edit:  # one layer became two
+            owner, _, leaf = edit["module"].rpartition(".")
+            layer: Any = network.get_submodule(edit["module"])
+            make, rank, bias = type(layer), edit["rank"], layer.bias is not None
+            if isinstance(layer, torch.nn.Linear):
+                pair = make(layer.in_features, rank, bias=False), make(rank, layer.out_features, bias=bias)
+            else:
+                names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+                window = {name: getattr(layer, name) for name in names}
+                pair = make(layer.in_channels, rank, **window, bias=False), make(rank, layer.out_channels, 1, bias=bias)
+            setattr(network.get_submodule(owner), leaf, torch.nn.Sequential(*pair))
     network.load_state_dict(load_file(Path(folder) / "model.safetensors"))
     network.eval()
     if "preprocessing" not in record:

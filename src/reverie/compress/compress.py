@@ -9,7 +9,7 @@ Cost: about a quarter of the time dreams, a tenth measures latencies, the rest t
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from reverie.compress.hand_over import (
     measure_latencies,
     tested,
 )
+from reverie.compress.kinds import check_kinds, offered
 from reverie.compress.latencies import measure_layers
 from reverie.compress.result import Compressed, Row
 from reverie.compress.route import Route, Task, example_input, make_route, readable
@@ -68,6 +69,7 @@ def compress(
     control: bool = True,
     threads: int | None = None,
     table: LatencyTable | None = None,
+    offer: Sequence[str] = (),
     seed: int = 0,
     on_event: Listener = silent,
 ) -> Compressed:
@@ -92,11 +94,14 @@ def compress(
         control: Whether the same is also done from Gaussian noise, to be shown beside.
         threads: Threads of ONNX Runtime; None is every core that this process may use.
         table: Its latency table, of as many threads; None times layers into the folder's `latency.json`.
+        offer: Kinds of options that compete with fewer units and bypassed blocks: `["rank"]` for layers in two with few
+            channels between them. None but those two by default: each kind takes time, for evidence and for the table.
         seed: Decides all random choices. Measured times are not decided by it, so plans may differ between machines.
         on_event: Called with every step of every stage.
 
     Raises:
         RangeError: No budget is given, or a number is out of its range.
+        ReferenceNotFound: A kind of option is offered that there is not, or test images have no labels.
         BudgetInfeasible: No plan meets a budget; says the cheapest that can be reached.
         ShapeError: The model does not classify images, or images do not fit it.
         UnsupportedOp: The network is not on the CPU.
@@ -114,6 +119,7 @@ def compress(
     """
     budgets = read_budgets(latency=latency, size=size, macs=macs)
     check_counts(dreams=dreams, dream_steps=dream_steps, teach_steps=teach_steps, threads=threads)
+    check_kinds(offer)
     network = _checked(model, source, test, dreams=dreams)
     config: dict[str, Any] = {
         "weights_sha256": sha256_network(network),
@@ -124,6 +130,7 @@ def compress(
         "teach_steps": teach_steps,
         "control": control,
         "threads": threads or usable_cores(),
+        "offer": sorted(set(offer)),
         "seed": seed,
     }
     table = _matching(table, config["threads"])
@@ -166,7 +173,8 @@ def _task(
     on_event(Event(stage, 0, 1))
     example = example_input(network)
     structure = certify(network.body, probe(network.body, example), example)
-    sites = find_sites(structure, step=WIDTH_STEP)
+    more = offered(config["offer"], network.body, structure, example)
+    sites = find_sites(structure, step=WIDTH_STEP, more=more)
     on_event(Event(stage, 1, 1))
     if "latency" in budgets:
         table = table or LatencyTable(run.file("latency.json"), threads=config["threads"])

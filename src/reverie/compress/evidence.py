@@ -187,7 +187,7 @@ def option_losses(
         try:
             change = loss_change(answers, edited, probed)
         except RangeError as error:
-            raise RangeError(f"with {width} units left of {site}, {error}") from error
+            raise RangeError(f"with {width} left of {site}, {error}") from error
         losses[site, width], errors[site, width] = change.nats - before, change.standard_error
         on_event(Event(f"measuring options on {source.name}", index + 1, len(options)))
     return losses, errors

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from reverie.compress.sites import LayerCost, Sites, build_problem, find_sites
+from reverie.compress.kinds import LayerCost
+from reverie.compress.sites import Sites, build_problem, find_sites
 from reverie.core.budget import Quantity
 from reverie.core.events import Listener, silent
 from reverie.core.network import ImageNetwork

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from reverie.core.edit import Record
+from reverie.compress.kinds import parted
+from reverie.core.edit import Record, replay
 from reverie.core.network import ImageNetwork
 from reverie.graph import bypass, cut
 from reverie.graph.structure import Structure
@@ -16,11 +17,12 @@ __all__ = ["Plan", "apply_plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """The units each group keeps and the blocks that are bypassed; the empty plan changes nothing.
+    """The units each group keeps, the blocks that are bypassed, and what else is done; the empty plan changes nothing.
 
     Attributes:
         kept: Group name -> indices of the units kept, ascending. A group that is not named stays whole.
         bypassed: Qualified names of modules that become the identity.
+        levels: Site of another kind -> the number chosen there, such as `{"rank of conv1": 16}`; see `kinds`.
 
     Example:
         >>> plan = Plan({"conv1": (0, 2, 5)}, bypassed=("layer2.1",))
@@ -30,6 +32,7 @@ class Plan:
 
     kept: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     bypassed: tuple[str, ...] = ()
+    levels: Mapping[str, int] = field(default_factory=dict)
 
     def __hash__(self) -> int:
         return int(self.digest()[:15], 16)
@@ -40,7 +43,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that `from_json` reads back."""
-        return {"kept": {name: list(units) for name, units in self.kept.items()}, "bypassed": list(self.bypassed)}
+        kept = {name: list(units) for name, units in self.kept.items()}
+        stored: dict[str, Any] = {"kept": kept, "bypassed": list(self.bypassed)}
+        return {**stored, "levels": dict(self.levels)} if self.levels else stored
 
     @staticmethod
     def from_json(value: Mapping[str, Any]) -> "Plan":
@@ -52,11 +57,24 @@ class Plan:
             True
         """
         kept = {name: tuple(int(unit) for unit in units) for name, units in value["kept"].items()}
-        return Plan(kept, tuple(value["bypassed"]))
+        levels = {str(site): int(level) for site, level in value.get("levels", {}).items()}
+        return Plan(kept, tuple(value["bypassed"]), levels)
 
 
 def apply_plan(network: ImageNetwork, structure: Structure, plan: Plan) -> tuple[ImageNetwork, Record]:
-    """Cut and bypass what a plan says, in a copy; the record replays it on `network.body`."""
+    """Do what a plan says, in a copy; the record replays it on `network.body`.
+
+    Raises:
+        ReferenceNotFound: The plan names a group, block, layer or kind of option that there is not.
+        RangeError: A group cannot keep these units.
+    """
     body, kept = cut(network.body, structure, plan.kept)
     body, bypassed = bypass(body, structure, plan.bypassed)
-    return network.with_body(body), kept + bypassed
+    record = kept + bypassed
+    for site, level in plan.levels.items():
+        kind, layer = parted(site)
+        edit = kind.edit(body, layer, level)
+        if edit is not None:
+            change = Record((edit,))
+            body, record = replay(change, body), record + change
+    return network.with_body(body), record

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from reverie.compress.evidence import option_losses
 from reverie.compress.hand_over import count_network
 from reverie.compress.importance import Scored, gate_scores, reconstruction_scores
+from reverie.compress.kinds import LayerCost
 from reverie.compress.latencies import cost_columns, measure_layers
 from reverie.compress.limits import UNITS, Limits, limits_of
 from reverie.compress.plan import Plan, apply_plan
 from reverie.compress.result import Attempted
 from reverie.compress.ridge import refit
 from reverie.compress.route import example_input, readable
-from reverie.compress.sites import LayerCost, Sites, find_sites
+from reverie.compress.sites import Sites, find_sites
 from reverie.compress.study import Solution, Study, study_of
 from reverie.core.budget import Budget, read_budgets
 from reverie.core.counts import check_counts

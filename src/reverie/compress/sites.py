@@ -1,11 +1,12 @@
-"""A network as sites with options and costs, ready for the allocator: fewer channels, or a block bypassed.
+"""A network as sites with options and costs, ready for the allocator: fewer channels, a block bypassed, other kinds.
 
 Every group of coupled units that may shrink is a site; its options are widths. A residual block that may be bypassed
 adds an option of width 0 to the groups inside it. The cost of a layer depends on the width of its input and of its
-output at once, so most costs couple two sites.
+output at once, so most costs couple two sites. A site of another kind, such as the rank of a layer, has numbers for
+options too, and is coupled to the widths of its layer; see `kinds`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,15 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reverie.compress.allocator import Allocation, Option, PairCost, Site
+from reverie.compress.kinds import LayerCost, is_kind, parted
 from reverie.compress.plan import Plan
 from reverie.core.counts import check_counts
 from reverie.core.errors import RangeError
 from reverie.graph.structure import Branch, Group, Layer, Structure
 
-__all__ = ["LayerCost", "Problem", "Sites", "build_problem", "find_sites"]
-
-# Layer, input channels, output channels, groups -> cost in the unit of its column.
-LayerCost = Callable[[Layer, int, int, int], float]
+__all__ = ["Problem", "Sites", "build_problem", "find_sites", "levels_in"]
 
 BYPASS = 0
 
@@ -32,7 +31,8 @@ class Sites:
 
     Attributes:
         structure: What the network is made of.
-        widths: Site -> units kept by each option, widest first; 0 is the bypass of the block around it.
+        widths: Site -> units kept by each option, widest first; 0 is the bypass of the block around it. Of a site of
+            another kind, its numbers.
         branch_of: Site -> the block whose bypass is its last option.
     """
 
@@ -58,7 +58,7 @@ class Sites:
         """The plan that keeps the highest-scoring units at the widths chosen.
 
         Args:
-            widths: Site -> units kept; a site that is not named stays whole.
+            widths: Site -> units kept, or the number of another kind; a site that is not named stays whole.
             scores: Group -> (units,), higher means keep.
         """
         bypassed = {
@@ -67,11 +67,29 @@ class Sites:
         gone = {group for branch in bypassed.values() for group in branch.groups}
         kept = {}
         for site, width in widths.items():
-            if site in gone or width == BYPASS or width == self.widths[site][0]:
+            if site in gone or width in (BYPASS, self.widths[site][0]) or is_kind(site):
                 continue
             best = scores[site].argsort(descending=True, stable=True)[:width]
             kept[site] = tuple(sorted(best.tolist()))
-        return Plan(kept, tuple(bypassed))
+        return Plan(kept, tuple(bypassed), levels_in(widths, self.widths, bypassed))
+
+
+def levels_in(
+    chosen: Mapping[str, int], options: Mapping[str, Sequence[int]], bypassed: Iterable[str]
+) -> dict[str, int]:
+    """Site of another kind -> its number, where that changes a layer that is still there.
+
+    Args:
+        chosen: Site -> its option.
+        options: Site -> all of its options, the one that changes nothing first.
+        bypassed: Blocks that are gone.
+    """
+    gone = tuple(f"{module}." for module in bypassed)
+    return {
+        site: level
+        for site, level in chosen.items()
+        if is_kind(site) and level != options[site][0] and not f"{parted(site)[1]}.".startswith(gone)
+    }
 
 
 @dataclass(frozen=True)
@@ -111,7 +129,14 @@ class Problem:
         return {site: self.widths[site][option] for site, option in allocation.choice.items()}
 
 
-def find_sites(structure: Structure, *, step: int, least: int = 1, most: int | None = None) -> Sites:
+def find_sites(
+    structure: Structure,
+    *,
+    step: int,
+    least: int = 1,
+    most: int | None = None,
+    more: Mapping[str, tuple[int, ...]] | None = None,
+) -> Sites:
     """List the sites of a network, with widths in multiples of `step`.
 
     Args:
@@ -121,6 +146,7 @@ def find_sites(structure: Structure, *, step: int, least: int = 1, most: int | N
         least: Units a group keeps at least, unless its block is bypassed.
         most: Widths per site at most, the full one included, evenly spread over the multiples of `step`; None is all.
             Two hundred widths of two thousand channels differ by less than what can be measured.
+        more: Sites of other kinds, from `kinds.offered`; None is none.
 
     Raises:
         RangeError: `most` leaves no choice, or another number is below 1.
@@ -142,7 +168,7 @@ def find_sites(structure: Structure, *, step: int, least: int = 1, most: int | N
             options += (BYPASS,)
         if len(options) > 1:
             widths[group.name] = options
-    return Sites(structure, widths, branch_of)
+    return Sites(structure, {**widths, **(more or {})}, branch_of)
 
 
 def _spread(widths: Sequence[int], most: int | None) -> list[int]:
@@ -190,6 +216,38 @@ class _Costs:
                     taken.add(self.branch_of[site].module)
                 self.single[site, column] = self.single.get((site, column), 0.0) + values
 
+    def add_change(
+        self,
+        column: str,
+        site: str,
+        governing: Sequence[str],
+        changed: Callable[[Mapping[str, int]], float],
+        cost: Callable[[Mapping[str, int]], float],
+    ) -> None:
+        """Add what a site of another kind changes about a layer: alone, and beside each width that decides its cost.
+
+        What it changes where several widths are less than full is taken to be a sum; whoever meets a budget corrects
+        the rest.
+        """
+        whole = cost({})
+        alone = [0.0, *(changed({site: level}) - whole for level in self.widths[site][1:])]
+        self.single[site, column] = self.single.get((site, column), 0.0) + np.array(alone)
+        taken: set[str] = set()
+        for group in governing:
+            gone = self.branch_of[group].module if group in self.branch_of else None
+            beside = np.zeros((len(self.widths[group]), len(alone)))
+            for row, width in enumerate(self.widths[group]):
+                # A bypass takes the layer away once, however many of its groups say so.
+                if row == 0 or (width == BYPASS and gone in taken):
+                    continue
+                for place, level in enumerate(self.widths[site][1:], start=1):
+                    change = changed({group: width, site: level}) - cost({group: width})
+                    beside[row, place] = change - alone[place]
+            if gone is not None:
+                taken.add(gone)
+            of_pair = self.double.setdefault((group, site), {})
+            of_pair[column] = of_pair.get(column, 0.0) + beside
+
 
 def build_problem(sites: Sites, losses: Mapping[tuple[str, int], float], columns: Mapping[str, LayerCost]) -> Problem:
     """Write down losses and costs of every option.
@@ -202,6 +260,9 @@ def build_problem(sites: Sites, losses: Mapping[tuple[str, int], float], columns
     """
     costs = _Costs(sites.widths, sites.branch_of, dict.fromkeys(columns, 0.0))
     bypassable = {layer: branch for branch in sites.branch_of.values() for layer in branch.layers}
+    changed: dict[str, list[str]] = {}
+    for site in filter(is_kind, sites.widths):
+        changed.setdefault(parted(site)[1], []).append(site)
     for layer in sites.structure.layers:
         governing = [
             group
@@ -210,7 +271,10 @@ def build_problem(sites: Sites, losses: Mapping[tuple[str, int], float], columns
         ]
         inner = set(bypassable[layer.name].groups) if layer.name in bypassable else set()
         for column, layer_cost in columns.items():
-            costs.add(column, governing, _layer_at(layer, layer_cost, inner))
+            at = _layer_at(layer, layer_cost, inner)
+            costs.add(column, governing, at)
+            for site in changed.get(layer.name, ()):
+                costs.add_change(column, site, governing, _changed_at(layer, layer_cost, inner, site), at)
     if "size" in columns:
         _add_vectors(costs, sites)
     pairs = [PairCost(a, b, of_pair, _forbidden(sites, a, b)) for (a, b), of_pair in costs.double.items()]
@@ -243,6 +307,19 @@ def _layer_at(layer: Layer, layer_cost: LayerCost, inner: set[str]) -> Callable[
         if any(widths.get(group) == BYPASS for group in inner):
             return 0.0
         return layer_cost(layer, *layer.widths(widths))
+
+    return cost
+
+
+def _changed_at(
+    layer: Layer, layer_cost: LayerCost, inner: set[str], site: str
+) -> Callable[[Mapping[str, int]], float]:
+    kind, _ = parted(site)
+
+    def cost(widths: Mapping[str, int]) -> float:
+        if any(widths.get(group) == BYPASS for group in inner):
+            return 0.0
+        return kind.cost(layer_cost, layer, widths[site], *layer.widths(widths)[:2])
 
     return cost
 

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from reverie.compress.allocator import Allocation, allocate
 from reverie.compress.blueprint import blueprint, blueprint_from_json, blueprint_json
+from reverie.compress.kinds import LayerCost, is_kind
 from reverie.compress.latencies import cost_columns
 from reverie.compress.options import Option, PairCost, Site
 from reverie.compress.plan import Plan
-from reverie.compress.sites import BYPASS, LayerCost, Problem, Sites, build_problem
+from reverie.compress.sites import BYPASS, Problem, Sites, build_problem, levels_in
 from reverie.compress.spend import beside, spent
 from reverie.core.errors import BudgetInfeasible, CorruptFile, RangeError, ReferenceNotFound, ReverieError
 from reverie.core.store import read_json, write_json
@@ -250,10 +251,10 @@ class Study:
         gone = {group for module in bypassed for group in self.branches[module]}
         kept = {}
         for site, width in widths.items():
-            if site not in gone and width not in (BYPASS, self.problem.widths[site][0]):
+            if site not in gone and width not in (BYPASS, self.problem.widths[site][0]) and not is_kind(site):
                 order = np.argsort(-np.array(self.scores[site]), kind="stable")
                 kept[site] = tuple(sorted(order[:width].tolist()))
-        return Plan(kept, bypassed)
+        return Plan(kept, bypassed, levels_in(widths, self.problem.widths, bypassed))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON value that `read_study` reads back from a file."""

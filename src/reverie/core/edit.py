@@ -1,21 +1,22 @@
 """Edits of a network's structure, as data, and the record that replays them.
 
 An edit says what changes, not how it was found: which slices of which tensors stay, which attributes follow, which
-modules are bypassed. A record is a tuple of edits; records join by `+`; replaying one on a fresh model of the same
-architecture gives the edited network, so a saved network is its weights, a JSON file, and nothing that runs code.
+modules are bypassed, which layer becomes two. A record is a tuple of edits; records join by `+`; replaying one on a
+fresh model of the same architecture gives the edited network, so a saved network is its weights, a JSON file, and
+nothing that runs code.
 """
 
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from reverie.core.errors import CorruptFile, ReferenceNotFound, ShapeError
 
-__all__ = ["Bypass", "Edit", "Keep", "Record", "Scale", "replay"]
+__all__ = ["Bypass", "Edit", "Factorize", "Keep", "Record", "Scale", "factorable", "replay"]
 
 FORMAT = 1
 
@@ -54,6 +55,25 @@ class Keep:
             if not hasattr(module, leaf):
                 raise ReferenceNotFound(f"the record sets {path}, but {type(module).__name__} has no {leaf}")
             setattr(module, leaf, list(value) if isinstance(value, tuple) and _is_list(module, leaf) else value)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads back."""
+        slices = {name: {str(dim): list(kept) for dim, kept in dims.items()} for name, dims in self.slices.items()}
+        sizes = {path: list(size) if isinstance(size, tuple) else size for path, size in self.attributes.items()}
+        return {"slices": slices, "attributes": sizes}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Keep":
+        """Read what `to_json` wrote."""
+        slices = {
+            name: {int(dim): tuple(int(index) for index in kept) for dim, kept in dims.items()}
+            for name, dims in value["slices"].items()
+        }
+        attributes = {
+            str(path): tuple(int(one) for one in size) if isinstance(size, list) else int(size)
+            for path, size in value["attributes"].items()
+        }
+        return Keep(slices, attributes)
 
 
 def _cut(name: str, tensor: Tensor, by_dim: Mapping[int, tuple[int, ...]]) -> Tensor:
@@ -104,6 +124,15 @@ class Bypass:
                 raise ReferenceNotFound(f"the record bypasses all of {type(model).__name__}; only parts of it may go")
             setattr(_module(model, owner), leaf, nn.Identity())
 
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads back."""
+        return {"modules": list(self.modules)}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Bypass":
+        """Read what `to_json` wrote."""
+        return Bypass(tuple(str(name) for name in value["modules"]))
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -133,8 +162,102 @@ class Scale:
             with torch.no_grad():
                 tensor[torch.tensor(indices, dtype=torch.int64, device=tensor.device)] *= self.factor
 
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads back."""
+        return {"rows": {name: list(rows) for name, rows in self.rows.items()}, "factor": self.factor}
 
-Edit = Keep | Bypass | Scale
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Scale":
+        """Read what `to_json` wrote."""
+        rows = {str(name): tuple(int(row) for row in found) for name, found in value["rows"].items()}
+        return Scale(rows, float(value["factor"]))
+
+
+@dataclass(frozen=True)
+class Factorize:
+    """Replace a linear layer, or a convolution of one group, by two in a row with few channels between them.
+
+    The first has the kernel, the second is pointwise and has the bias. As a matrix of outputs by everything that an
+    output reads, their product is the nearest to the layer's of all of that rank, in the sum of squares: its singular
+    values after the first `rank` are left out, and the root of each that stays goes into either layer.
+
+    Attributes:
+        module: Qualified name of an `nn.Linear` or `nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`.
+        rank: Channels between the two, from 1 to the rank that the matrix can have.
+
+    Reference: Eckart and Young, 1936, doi:10.1007/BF02288367.
+    """
+
+    module: str
+    rank: int
+
+    def apply(self, model: nn.Module) -> None:
+        """Replace the layer of `model` in place."""
+        owner, _, leaf = self.module.rpartition(".")
+        found = _module(model, self.module)
+        layer = factorable(found)
+        if layer is None:
+            raise ReferenceNotFound(
+                f"the record factorizes {self.module!r}, which is {type(found).__name__} and no plain linear layer or "
+                "convolution of one group"
+            )
+        matrix = layer.weight.detach().flatten(1)
+        if not 1 <= self.rank <= min(matrix.shape):
+            raise ShapeError(
+                f"the record factorizes {self.module} at rank {self.rank}, and its matrix is "
+                f"{matrix.shape[0]} x {matrix.shape[1]}"
+            )
+        first, second = _empty_pair(layer, self.rank)
+        left, right = _factors(matrix, self.rank)
+        needs_gradient = layer.weight.requires_grad
+        first.weight = nn.Parameter(right.reshape(first.weight.shape), needs_gradient)
+        second.weight = nn.Parameter(left.reshape(second.weight.shape), needs_gradient)
+        second.bias = layer.bias
+        setattr(_module(model, owner), leaf, nn.Sequential(first, second).train(layer.training))
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads back."""
+        return {"module": self.module, "rank": self.rank}
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> "Factorize":
+        """Read what `to_json` wrote."""
+        return Factorize(str(value["module"]), int(value["rank"]))
+
+
+Factorable = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+def factorable(module: nn.Module) -> Factorable | None:
+    """The module where `Factorize` can replace it: no class derived from a layer, which may compute what it likes."""
+    if isinstance(module, Factorable) and type(module) in get_args(Factorable):
+        return module if getattr(module, "groups", 1) == 1 else None
+    return None
+
+
+def _empty_pair(layer: Factorable, rank: int) -> tuple[Factorable, Factorable]:
+    """Two layers for one, without numbers: those that PyTorch would draw move the caller's random state."""
+    if isinstance(layer, nn.Linear):
+        narrow = nn.Linear(layer.in_features, rank, bias=False, device="meta")
+        return narrow, nn.Linear(rank, layer.out_features, bias=False, device="meta")
+    make: Any = type(layer)
+    window = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+    first = make(layer.in_channels, rank, *window, bias=False, padding_mode=layer.padding_mode, device="meta")
+    return first, make(rank, layer.out_channels, 1, bias=False, device="meta")
+
+
+def _factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """(rows, rank) and (rank, columns)."""
+    if matrix.is_meta:
+        # Shapes alone: there are no numbers to factorize.
+        return matrix.new_empty(matrix.shape[0], rank), matrix.new_empty(rank, matrix.shape[1])
+    u, values, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    root = values[:rank].sqrt()
+    return (u[:, :rank] * root).to(matrix.dtype).contiguous(), (root[:, None] * v[:rank]).to(matrix.dtype).contiguous()
+
+
+Edit = Keep | Bypass | Scale | Factorize
+KINDS: Mapping[str, type[Edit]] = {"keep": Keep, "bypass": Bypass, "scale": Scale, "factorize": Factorize}
 
 
 @dataclass(frozen=True)
@@ -250,29 +373,11 @@ def _module(model: nn.Module, name: str) -> nn.Module:
 
 
 def _edit_to_json(edit: Edit) -> dict[str, Any]:
-    if isinstance(edit, Bypass):
-        return {"kind": "bypass", "modules": list(edit.modules)}
-    if isinstance(edit, Scale):
-        return {"kind": "scale", "rows": {name: list(rows) for name, rows in edit.rows.items()}, "factor": edit.factor}
-    slices = {name: {str(dim): list(kept) for dim, kept in dims.items()} for name, dims in edit.slices.items()}
-    sizes = {path: list(size) if isinstance(size, tuple) else size for path, size in edit.attributes.items()}
-    return {"kind": "keep", "slices": slices, "attributes": sizes}
+    kind = next(name for name, one in KINDS.items() if isinstance(edit, one))
+    return {"kind": kind, **edit.to_json()}
 
 
 def _edit_from_json(value: Mapping[str, Any]) -> Edit:
-    if value["kind"] == "bypass":
-        return Bypass(tuple(str(name) for name in value["modules"]))
-    if value["kind"] == "scale":
-        rows = {str(name): tuple(int(row) for row in found) for name, found in value["rows"].items()}
-        return Scale(rows, float(value["factor"]))
-    if value["kind"] != "keep":
+    if value["kind"] not in KINDS:
         raise ValueError(f"unknown edit {value['kind']!r}")
-    slices = {
-        name: {int(dim): tuple(int(index) for index in kept) for dim, kept in dims.items()}
-        for name, dims in value["slices"].items()
-    }
-    attributes = {
-        str(path): tuple(int(one) for one in size) if isinstance(size, list) else int(size)
-        for path, size in value["attributes"].items()
-    }
-    return Keep(slices, attributes)
+    return KINDS[value["kind"]].from_json(value)

@@ -80,6 +80,7 @@ def compress(
     source: str | None = None,
     effort: Effort = USUAL,
     table: Path | None = None,
+    offer: tuple[str, ...] = (),
     loading: Loading = AS_STATED,
     manner: Manner = PLAIN,
 ) -> Answer:
@@ -95,6 +96,7 @@ def compress(
         source: Your own images in place of dreams: a folder of image files, or an .npz file; labels are not read.
         effort: How much work is put in.
         table: A latency table to take times from and add to; latency.json in the run folder where this is not given.
+        offer: What competes with fewer channels and bypassed blocks: rank, for layers in two with few channels between.
         loading: How the model is read.
         manner: How the answer is given.
     """
@@ -114,11 +116,13 @@ def compress(
             source=own,
             test=test,
             table=_table(table, effort.threads),
+            offer=offer,
             folder=out,
             on_event=on_event,
         )
     asked = {"model": model, **asdict(limits), "test set": test_set, "source": source, **asdict(effort)}
-    return _handed_over(found, out, asked | {"table": None if table is None else str(table)})
+    asked |= {"table": None if table is None else str(table), "offer": ", ".join(offer) or None}
+    return _handed_over(found, out, asked)
 
 
 def demo(*, out: Path = Path("runs/demo"), manner: Manner = PLAIN) -> Answer:

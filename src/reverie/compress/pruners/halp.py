@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from reverie.compress.allocator import Allocation
 from reverie.compress.baselines import exponential_targets, halp_allocate
 from reverie.compress.importance.products import Score, normalization_score
+from reverie.compress.kinds import LayerCost
 from reverie.compress.options import PairCost, Site
 from reverie.compress.pruners.pruner import Pruner
-from reverie.compress.sites import BYPASS, LayerCost, Sites, build_problem
+from reverie.compress.sites import BYPASS, Sites, build_problem
 from reverie.core.errors import RangeError
 
 __all__ = ["HalpPruner", "Solve"]

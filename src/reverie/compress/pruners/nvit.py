@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from reverie.compress.importance.products import Score, fisher_score
+from reverie.compress.kinds import LayerCost
 from reverie.compress.pruners.pruner import Pruner
-from reverie.compress.sites import LayerCost
 from reverie.core.errors import RangeError
 from reverie.graph.structure import Structure
 
