@@ -1,7 +1,7 @@
 """Figures of latency: tables, predictions for networks that were not measured, budgets met when measured."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,10 @@ from torch import Tensor
 from reverie.bench.allocations import resnet50_structure
 from reverie.bench.figure import Measured
 from reverie.compress.importance import magnitude_scores
+from reverie.compress.kinds import is_kind, offered, parted
 from reverie.compress.latencies import cost_columns, layer_shape, measure_layers
 from reverie.compress.latency_budget import TOLERANCE, meet_latency
-from reverie.compress.plan import Plan
+from reverie.compress.plan import Plan, apply_plan
 from reverie.compress.sites import Sites, find_sites
 from reverie.compress.study import Study, study_of
 from reverie.core.events import Event, Listener
@@ -25,7 +26,7 @@ from reverie.cost.latency import LatencyTable, measure_networks
 from reverie.cost.onnx import export_onnx
 from reverie.cost.predictor import fit_predictor
 from reverie.cost.timing import Timing
-from reverie.graph import bypass, cut, probe
+from reverie.graph import probe
 from reverie.graph.structure import Structure
 from reverie.zoo.load import load
 from reverie.zoo.networks import CifarResNet
@@ -61,10 +62,12 @@ class _Subject:
     scores: Mapping[str, Tensor]
 
     @staticmethod
-    def of(name: str, backend: str, on_event: Listener) -> "_Subject":
+    def of(name: str, backend: str, on_event: Listener, *, offer: Sequence[str] = ()) -> "_Subject":
         network = _network(name)
-        structure = probe(network.body, torch.zeros(2, *network.image_shape))
-        sites, runtime = find_sites(structure, step=16), backend_of(backend)
+        example = torch.zeros(2, *network.image_shape)
+        structure = probe(network.body, example)
+        more = offered(offer, network.body, structure, example)
+        sites, runtime = find_sites(structure, step=16, more=more), backend_of(backend)
         table = LatencyTable(backend=runtime)
         measure_layers(sites, table, on_event=on_event)
         scores = {group: one.value for group, one in magnitude_scores(network, structure).items()}
@@ -75,22 +78,25 @@ class _Subject:
         return sum(self.table.latency(shape).ratio for shape in shapes)
 
     def measured(self, plan: Plan, *, seconds: float = 10.0) -> Timing:
-        body, _ = cut(self.network.body, self.structure, plan.kept)
-        body, _ = bypass(body, self.structure, plan.bypassed)
-        models = {"teacher": self.teacher, "candidate": export_onnx(self.network.with_body(body))}
+        candidate, _ = apply_plan(self.network, self.structure, plan)
+        models = {"teacher": self.teacher, "candidate": export_onnx(candidate)}
         shape, runtime = self.network.image_shape, self.runtime
         timings = measure_networks(models, shape, backend=runtime, tolerance=TOLERANCE, seconds=seconds)
         return timings["candidate"]
 
     def study(self) -> Study:
-        losses = {
-            (site, width): float(self.scores[site].sort().values[: options[0] - width].square().sum())
-            for site, options in self.sites.widths.items()
-            for width in options[1:]
-        }
+        losses = {(site, width): self._left_out(site, width) for site, width in self.sites.options()}
         return study_of(
             self.sites, losses, {"latency": cost_columns(self.table, {"latency": None})["latency"]}, self.scores
         )
+
+    def _left_out(self, site: str, width: int) -> float:
+        """Sum of squares of the weights that an option leaves out, of units or of singular vectors."""
+        if is_kind(site):
+            weight = self.network.body.get_submodule(parted(site)[1]).get_parameter("weight")
+            return float(torch.linalg.svdvals(weight.detach().flatten(1))[width:].square().sum())
+        units = self.sites.widths[site][0]
+        return float(self.scores[site].sort().values[: units - width].square().sum())
 
 
 def _network(name: str) -> ImageNetwork:
@@ -132,14 +138,15 @@ def predictions(backend: str) -> Run:
 def budgets_met(backend: str) -> Run:
     """Share of runs, networks times budgets, whose measured latency is from 3 % under the budget up to it.
 
-    Ranking and losses come from magnitudes, which is enough to ask whether a latency is met. The plan is measured once
-    more, longer, after the loop has ended, and that measurement counts.
+    Channels, bypassed blocks and ranks are offered. Ranking and losses come from magnitudes, which is enough to ask
+    whether a latency is met. The plan is measured once more, longer, after the loop has ended, and that measurement
+    counts.
     """
 
     def run(on_event: Listener) -> Mapping[str, Measured]:
         reached: list[float] = []
         for name in NETWORKS:
-            subject = _Subject.of(name, backend, on_event)
+            subject = _Subject.of(name, backend, on_event, offer=["rank"])
             study = subject.study()
             for share in SHARES:
                 met = meet_latency(study, {"latency": share}, subject.measured)
