@@ -43,9 +43,13 @@ def test_a_bank_is_filled_verified_drawn_and_exported(capsys: pytest.CaptureFixt
 
 def test_verify_finds_damage_and_other_networks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     filled(capsys, tmp_path / "bank")
-    status, told = run(capsys, "bank", "verify", tmp_path / "bank", "--model", "zoo:fashion-resnet20")
-    assert (status, told["error"]["kind"]) == (2, "VerificationFailed")
-    assert "other weights than those of zoo:fashion-resnet20" in told["error"]["message"]
+    other = ("--model", "zoo:fashion-resnet20")
+    for verb in (("verify",), ("picture", "--out", tmp_path / "no.png"), ("export", "--out", tmp_path / "no")):
+        status, told = run(capsys, "bank", verb[0], tmp_path / "bank", *verb[1:], *other)
+        assert (status, told["error"]["kind"]) == (2, "VerificationFailed")
+        assert "other weights, or another normalization, than zoo:fashion-resnet20" in told["error"]["message"]
+    assert not (tmp_path / "no.png").exists()
+    assert not (tmp_path / "no").exists()
     shard = tmp_path / "bank" / "shard-00000.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     status, told = run(capsys, "bank", "verify", tmp_path / "bank")

@@ -7,7 +7,7 @@ from reverie.cli.main import main
 from reverie.cli.verbs.latency import Shares, solve
 from reverie.compress.latencies import layer_shape, macs_at
 from reverie.compress.sites import build_problem, find_sites
-from reverie.compress.study import study_of
+from reverie.compress.study import read_study, study_of
 from reverie.core.errors import RangeError, ReferenceNotFound
 from reverie.graph import probe
 from reverie.zoo.load import load
@@ -91,6 +91,17 @@ def test_a_plan_for_another_budget_comes_from_a_file(study, tmp_path):
     assert found["shares"]["macs"] <= 0.6
     assert json.loads((tmp_path / "plan.json").read_text())["plan"] == found["plan"]
     assert found["loss"] <= solve(study, limits=Shares(macs="40%")).value["loss"]
+
+
+def test_a_plan_is_shown_site_by_site(study, capsys):
+    assert main(["latency", "solve", str(study), "--macs", "60%"]) == 0
+    printed = capsys.readouterr().out
+    widths = solve(study, limits=Shares(macs="60%")).value["widths"]
+    whole = {site: options[0] for site, options in read_study(study).problem.widths.items()}
+    for site, left in widths.items():
+        line = next((line for line in printed.splitlines() if line.split()[:1] == [site]), None)
+        assert (line is None) == (left == whole[site])
+        assert line is None or line.split()[1:] == (["bypassed"] if left == 0 else [str(left), "of", str(whole[site])])
 
 
 def test_a_plan_for_another_device_comes_from_two_files(study, tmp_path):

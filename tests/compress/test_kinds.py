@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from reverie.compress.kinds import check_kinds, offered, parted
-from reverie.compress.latencies import bytes_at, macs_at
+from reverie.compress.latencies import build_table, bytes_at, layer_shape, macs_at
 from reverie.compress.plan import Plan, apply_plan
 from reverie.compress.ranks import Ranks
 from reverie.compress.sites import build_problem, find_sites
@@ -16,6 +16,7 @@ from reverie.core.edit import Record, replay
 from reverie.core.errors import ReferenceNotFound
 from reverie.core.network import ImageNetwork
 from reverie.cost.count import count
+from reverie.cost.layer_graph import LayerShape
 from reverie.graph import probe
 from reverie.zoo.networks import CifarResNet
 
@@ -162,6 +163,33 @@ def test_a_saved_study_chooses_ranks_without_the_network(found, tmp_path):
     small, _ = apply_plan(whole, structure, solution.plan)
     assert counted(small)["macs"] <= 0.7 * counted(whole)["macs"]
     assert solution.shares["macs"] == pytest.approx(counted(small)["macs"] / counted(whole)["macs"], rel=1e-3)
+
+
+def test_a_table_has_the_times_that_a_study_with_ranks_asks_for(found):
+    whole, _, sites, scores, _ = found
+    asked: dict[str, LayerShape] = {}
+
+    def note(*at) -> float:
+        shape = layer_shape(*at)
+        asked[shape.key] = shape
+        return 1.0
+
+    study_of(sites, {}, {"latency": note}, scores)
+    timed: list[str] = []
+
+    class Table:
+        timed = 0
+
+        def measure(self, shapes, *, on_event) -> None:
+            timed.extend(shape.key for shape in shapes)
+
+    build_table(whole, Table(), offer=["rank"])
+    assert set(timed) == set(asked)
+    plain = len(timed)
+    timed.clear()
+    build_table(whole, Table())
+    assert set(timed) < set(asked)
+    assert len(timed) < plain
 
 
 def test_kinds_that_are_not_known_are_named():

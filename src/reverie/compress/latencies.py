@@ -1,12 +1,12 @@
 """From a network's layers to the latency table's shapes, and from its costs to the allocator's columns."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from reverie.compress.kinds import LayerCost
+from reverie.compress.kinds import LayerCost, offered
 from reverie.compress.sites import Sites, build_problem, find_sites
 from reverie.core.budget import Quantity
 from reverie.core.events import Listener, silent
@@ -35,7 +35,13 @@ class Built:
 
 
 def build_table(
-    network: ImageNetwork, table: LatencyTable, *, step: int = 16, most: int | None = 16, on_event: Listener = silent
+    network: ImageNetwork,
+    table: LatencyTable,
+    *,
+    step: int = 16,
+    most: int | None = 16,
+    offer: Sequence[str] = (),
+    on_event: Listener = silent,
 ) -> Built:
     """Time everything that an allocation of this network may ask for; what the table has is not timed again.
 
@@ -44,14 +50,17 @@ def build_table(
         table: Of the runtime in question.
         step: As for `find_sites`.
         most: As for `find_sites`.
+        offer: Kinds of options beside widths and bypassed blocks, as for `compress`.
         on_event: Called with the stage "measuring layers".
 
     Raises:
+        ReferenceNotFound: There is no such kind.
         UnsupportedOp: The network's control flow depends on the values of its input.
     """
     began = time.monotonic()
     example = torch.zeros(2, *network.image_shape)
-    sites = find_sites(probe(network.body, example), step=step, most=most)
+    structure = probe(network.body, example)
+    sites = find_sites(structure, step=step, most=most, more=offered(offer, network.body, structure, example))
     known = table.timed
     shapes = measure_layers(sites, table, on_event=on_event)
     return Built(shapes, table.timed - known, time.monotonic() - began)

@@ -61,7 +61,7 @@ def generate(
     *,
     out: Path,
     n: int = 2048,
-    warm_up: int = 200,
+    warm_up: int = 100,
     steps: int = 5,
     seed: int = 0,
     loading: Loading = AS_STATED,

@@ -10,6 +10,7 @@ from reverie.cli.loading import AS_STATED, Loading, load_network, own_images
 from reverie.core.errors import ShapeError, VerificationFailed
 
 if TYPE_CHECKING:
+    from reverie.core.network import ImageNetwork
     from reverie.dream import Bank
 
 __all__ = ["capture", "export", "exported", "picture", "verify"]
@@ -25,7 +26,6 @@ def verify(bank: Path, /, *, model: str | None = None, loading: Loading = AS_STA
         manner: How the answer is given.
     """
     del manner
-    from reverie.core.digest import sha256_network
     from reverie.dream import Bank
     from reverie.metrics import duplicates
 
@@ -34,9 +34,7 @@ def verify(bank: Path, /, *, model: str | None = None, loading: Loading = AS_STA
     told = {"folder": str(bank), "count": len(found), "duplicates": duplicates(found.images), "answers_checked": False}
     told["how"] = how(found.config)
     if model is not None:
-        network = load_network(model, loading, any_axes=True)
-        if sha256_network(network) != found.teacher_sha256:
-            raise VerificationFailed(f"{bank} was dreamed of other weights than those of {model}")
+        network = _teacher(found, bank, model, loading)
         farthest = float((answers(found, network) - found.logits).abs().max())
         told |= {"answers_checked": True, "farthest_logit": farthest}
         if farthest > 1e-2:
@@ -76,7 +74,7 @@ def picture(
     at_least_one(per_row=per_row)
     check_files(out=out)
     found = Bank.load(bank_folder(bank))
-    if not draw(found, out, class_names=_class_names(model, loading), per_row=per_row):
+    if not draw(found, out, class_names=_class_names(found, bank, model, loading), per_row=per_row):
         raise ShapeError(undrawn(found))
     return Answer({"picture": str(out), "count": len(found)}, (f"picture: {out}",))
 
@@ -105,7 +103,7 @@ def export(
     from reverie.dream import Bank
 
     found = Bank.load(bank_folder(bank))
-    written = exported(found, out, layout, _class_names(model, loading), None)
+    written = exported(found, out, layout, _class_names(found, bank, model, loading), None)
     return Answer({"folder": str(out), "count": len(found), "written": written}, (f"{len(found)} dreams in {out}",))
 
 
@@ -140,5 +138,15 @@ def exported(bank: "Bank", out: Path, layout: str, class_names: Any, labels: Any
     return len(export_webdataset(bank, out, labels=labels))
 
 
-def _class_names(model: str | None, loading: Loading) -> tuple[str, ...]:
-    return () if model is None else load_network(model, loading, any_axes=True).class_names
+def _teacher(found: "Bank", bank: Path, model: str, loading: Loading) -> "ImageNetwork":
+    """The network that a bank was dreamed of, and no other."""
+    from reverie.core.digest import sha256_network
+
+    network = load_network(model, loading, any_axes=True)
+    if sha256_network(network) != found.teacher_sha256:
+        raise VerificationFailed(f"{bank} was dreamed of other weights, or another normalization, than {model} has")
+    return network
+
+
+def _class_names(found: "Bank", bank: Path, model: str | None, loading: Loading) -> tuple[str, ...]:
+    return () if model is None else _teacher(found, bank, model, loading).class_names

@@ -45,6 +45,7 @@ def build(
     table: Path | None = None,
     step: int = 16,
     most: int = 16,
+    offer: tuple[str, ...] = (),
     loading: Loading = AS_STATED,
     manner: Manner = PLAIN,
 ) -> Answer:
@@ -59,6 +60,7 @@ def build(
         table: The file; where it is not given, latency.json in the user's cache folder.
         step: Widths worth choosing are multiples of this number of channels, at least 1.
         most: Widths per site at most, at least 2.
+        offer: What else than widths is timed: rank, for layers in two, as compress --offer rank asks for.
         loading: How the model is read.
         manner: How the answer is given.
     """
@@ -74,7 +76,8 @@ def build(
     path = table or default_table_path()
     network = load_network(model, loading)
     with progress() as on_event:
-        found = build_table(network, LatencyTable(path, backend=runtime), step=step, most=most, on_event=on_event)
+        kept = LatencyTable(path, backend=runtime)
+        found = build_table(network, kept, step=step, most=most, offer=offer, on_event=on_event)
     said = (
         f"{model} asks for {found.shapes} layer shapes; {found.timed} of them were timed in {found.seconds:.0f} s",
         f"in {runtime.environment}",
@@ -209,6 +212,7 @@ def solve(
     from reverie.compress.study import read_study
     from reverie.core.store import write_json
     from reverie.cost.latency import read_summaries, read_table
+    from reverie.report.table import Table, to_rich
 
     budgets = list(read_budgets(**asdict(limits)).values())
     for budget in budgets:
@@ -233,4 +237,11 @@ def solve(
     if out is not None:
         write_json(out, value)
     said = [f"{name}: {share:.1%} of the given network's, predicted" for name, share in found.shares.items()]
-    return Answer(value, (*said, f"loss: {found.loss:.4g} +- {found.loss_error:.2g} nats"))
+    whole = {site: options[0] for site, options in read.problem.widths.items()}
+    rows = tuple(
+        (site, "bypassed" if left == 0 else f"{left} of {whole[site]}")
+        for site, left in found.widths.items()
+        if left != whole[site]
+    )
+    loss = f"loss: {found.loss:.4g} +- {found.loss_error:.2g} nats"
+    return Answer(value, (to_rich(Table(("site", "left"), rows)), *said, loss))
