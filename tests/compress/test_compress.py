@@ -122,6 +122,12 @@ def test_ranks_that_are_offered_are_chosen_taught_written_and_read_again(tmp_pat
         assert torch.equal(again(images().floats()), result.network(images().floats()))
 
 
+def test_kinds_that_are_not_known_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ReferenceNotFound, match="'rang'; there is rank"):
+        compress(teacher(), macs="90%", folder=tmp_path / "run", offer=["rang"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_folder_rebuilds_the_network_in_a_new_process(run):
     folder, result = run
     code = (

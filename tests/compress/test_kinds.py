@@ -86,6 +86,51 @@ def test_a_rank_costs_what_it_is_foretold_alone_and_beside_a_width(found):
     assert tried == 12
 
 
+class Wide(nn.Module):
+    """A block whose last layer reads several groups, all of which a bypass takes along."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block, self.linear = nn.Conv2d(3, 32, 3, padding=1), Around(), nn.Linear(32, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.block(self.stem(x).relu()).relu().mean((2, 3)))
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts, self.last = nn.ModuleList(nn.Conv2d(32, 32, 3, padding=1) for _ in range(2)), nn.Conv2d(64, 32, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.last(torch.cat([part(x).relu() for part in self.parts], 1))
+
+
+def test_a_bypass_takes_a_layer_and_its_rank_away_once():
+    torch.manual_seed(0)
+    body = Wide().eval()
+    structure = probe(body, EXAMPLE)
+    sites = find_sites(structure, step=16, more=offered(["rank"], body, structure, EXAMPLE))
+    inner = [site for site in sites.widths if site in sites.branch_of]
+    assert len(inner) == 2
+    assert "rank of block.last" in sites.widths
+    problem = build_problem(sites, {}, {"macs": macs_at, "size": bytes_at})
+    gone = dict.fromkeys(inner, 0)
+    assert foretold(problem, {**gone, "rank of block.last": 16}) == pytest.approx(foretold(problem, gone))
+
+
+def test_the_layers_that_are_timed_are_those_of_the_edited_network(found):
+    whole, structure, _, _, _ = found
+    for site, rank in (("rank of layer2.0.conv1", 16), ("rank of layer3.1.conv2", 32)):
+        kind, name = parted(site)
+        layer = next(one for one in structure.layers if one.name == name)
+        told = []
+        kind.cost(lambda *at, into=told: into.append(layer_shape(*at)) or 0.0, layer, rank, *layer.widths({})[:2])
+        small, _ = apply_plan(whole, structure, Plan({}, (), {site: rank}))
+        made = [one for one in probe(small.body, EXAMPLE).layers if one.name.startswith(f"{name}.")]
+        assert told == [layer_shape(one, one.in_channels, one.out_channels, 1) for one in made]
+
+
 def test_a_rank_beside_two_widths_is_never_told_too_cheap(found):
     whole, structure, sites, scores, problem = found
     before, stream = counted(whole), next(one for one in sites.widths if one.startswith("layer3.0.conv2"))
@@ -134,13 +179,14 @@ class Odd(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.plain, self.read, self.hooked = (nn.Linear(64, 64) for _ in range(3))
-        self.tied, self.other, self.twice = (nn.Linear(64, 64) for _ in range(3))
+        self.tied, self.other, self.twice, self.listed = (nn.Linear(64, 64) for _ in range(4))
         self.other.weight = self.tied.weight
+        self.again = nn.ParameterList([self.listed.weight])
         self.hooked.register_forward_hook(lambda module, given, made: made + 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.plain(x.flatten(1)) + nn.functional.linear(x.flatten(1), self.read.weight)
-        return self.twice(self.twice(self.hooked(self.other(self.tied(x)))))
+        return self.listed(self.twice(self.twice(self.hooked(self.other(self.tied(x)))))) + self.again[0].mean()
 
 
 def test_layers_that_two_cannot_stand_in_for_are_not_offered():

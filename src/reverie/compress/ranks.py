@@ -38,7 +38,7 @@ class Ranks:
         found = {}
         for layer in structure.layers:
             plain = factorable(modules[layer.name]) if layer.name in modules else None
-            if plain is None or calls.count(layer.name) > 1 or _has_hooks(plain):
+            if plain is None or calls.count(layer.name) > 1:
                 continue
             rows, columns = plain.weight.flatten(1).shape
             fewer = range((rows * columns - 1) // (rows + columns) // STEP * STEP, 0, -STEP)
@@ -83,13 +83,8 @@ class Ranks:
         return Factorize(layer, level)
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether more runs with the module than its forward, or its weight is computed."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or getattr(module, "parametrizations", None))
-
-
 def _replaceable(body: nn.Module, ranks: Mapping[str, int], example: Tensor) -> list[str]:
-    """The layers that two stand in for: not those whose weight is read from outside, or shared with another."""
+    """The layers that two stand in for: not those that share their weight, have a hook, or are read from outside."""
     if not ranks:
         return []
     owners: dict[int, int] = {}
