@@ -225,8 +225,9 @@ class SmallNet(nn.Module):
 """
 
 
+@pytest.mark.parametrize(("in_two", "rank"), [("conv", 2), ("head", 1)])
 def test_the_documented_reader_needs_only_torch_and_safetensors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_two: str, rank: int
 ) -> None:
     (tmp_path / "networks_of_a_user.py").write_text(USER_MODULE)
     monkeypatch.syspath_prepend(tmp_path)
@@ -245,8 +246,7 @@ def test_the_documented_reader_needs_only_torch_and_safetensors(
                 | {f"bn.{name}": kept for name in ("weight", "bias", "running_mean", "running_var")},
                 {"conv.out_channels": 3, "bn.num_features": 3, "head.in_features": 3},
             ),
-            Factorize("conv", 2),
-            Factorize("head", 1),
+            Factorize(in_two, rank),
         )
     )
     cut = teacher.with_body(replay(record, teacher.body)).eval()
