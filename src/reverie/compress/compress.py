@@ -134,17 +134,10 @@ def compress(
         "seed": seed,
     }
     table = _matching(table, config["threads"])
-    path = None if folder is None else Path(folder)
-    with open_run(path, verb="compress", config=config) as run:
+    with open_run(None if folder is None else Path(folder), verb="compress", config=config) as run:
         if source is None:
             source = _dreams(network, run, count=dreams, steps=dream_steps, seed=seed, on_event=on_event)
-        rest, judged = source.split(held_out=JUDGED_SHARE, seed=seed)
-        noise = noise_source(count=len(rest), image_shape=network.image_shape, seed=seed)
-        task = _task(network, budgets, run, table, config, on_event)
-        routes = {"compressed": make_route(rest, task, role="compressed")}
-        if control:
-            routes["control"] = make_route(noise, task, role="control")
-        result = _hand_over(task, routes, judged, test)
+        result = _walked(source, _task(network, budgets, run, table, config, on_event), test, control=control)
         if run.path is not None:
             _write(result, run.path)
             run.finish(figures=result.figures())
@@ -193,6 +186,16 @@ def _task(
         seed=config["seed"],
         on_event=on_event,
     )
+
+
+def _walked(source: Source, task: Task, test: Source | None, *, control: bool) -> Compressed:
+    """The route of the images, that of noise beside it, and what they came to on images that neither has seen."""
+    rest, judged = source.split(held_out=JUDGED_SHARE, seed=task.seed)
+    routes = {"compressed": make_route(rest, task, role="compressed")}
+    if control:
+        noise = noise_source(count=len(rest), image_shape=task.network.image_shape, seed=task.seed)
+        routes["control"] = make_route(noise, task, role="control")
+    return _hand_over(task, routes, judged, test)
 
 
 def _hand_over(task: Task, routes: Mapping[str, Route], judged: Source, test: Source | None) -> Compressed:

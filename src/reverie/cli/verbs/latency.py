@@ -1,6 +1,6 @@
 """`reverie latency build|show|compare|solve`: tables, networks timed beside each other, plans for other devices."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,9 @@ from reverie.core.budget import read_budgets
 from reverie.core.errors import RangeError
 
 if TYPE_CHECKING:
+    from reverie.compress.study import Solution, Study
     from reverie.core.network import ImageNetwork
+    from reverie.cost.timing import Timing
 
 __all__ = ["Shares", "build", "compare", "show", "solve"]
 
@@ -160,18 +162,22 @@ def compare(
         for name, timings in found.items()
         for network, timing in timings.items()
     )
-    slower = [
+    value = {name: {network: asdict(timing) for network, timing in timings.items()} for name, timings in found.items()}
+    columns = ("runtime", "network", "latency", "share", "95 % interval")
+    return Answer(
+        {"reference": model, "backends": value},
+        (to_rich(Table(columns, rows)), f"share: of the time of {model}", *_slower(found, model)),
+    )
+
+
+def _slower(found: Mapping[str, Mapping[str, "Timing"]], model: str) -> list[str]:
+    """A sentence for each network that is not faster than the first, by runtime."""
+    return [
         f"{network} is not faster than {model} in {name}: {timing.ratio_median:.1%} of its time"
         for name, timings in found.items()
         for network, timing in timings.items()
         if network != model and timing.ratio_median + timing.ratio_error >= 1
     ]
-    value = {name: {network: asdict(timing) for network, timing in timings.items()} for name, timings in found.items()}
-    columns = ("runtime", "network", "latency", "share", "95 % interval")
-    return Answer(
-        {"reference": model, "backends": value},
-        (to_rich(Table(columns, rows)), f"share: of the time of {model}", *slower),
-    )
 
 
 def _networks(model: str, others: Sequence[str], loading: Loading) -> "dict[str, ImageNetwork]":
@@ -237,11 +243,15 @@ def solve(
     if out is not None:
         write_json(out, value)
     said = [f"{name}: {share:.1%} of the given network's, predicted" for name, share in found.shares.items()]
-    whole = {site: options[0] for site, options in read.problem.widths.items()}
-    rows = tuple(
+    loss = f"loss: {found.loss:.4g} +- {found.loss_error:.2g} nats"
+    return Answer(value, (to_rich(Table(("site", "left"), _left(read, found))), *said, loss))
+
+
+def _left(study: "Study", found: "Solution") -> tuple[tuple[str, str], ...]:
+    """Each site that a plan changes, and what is left of it."""
+    whole = {site: options[0] for site, options in study.problem.widths.items()}
+    return tuple(
         (site, "bypassed" if left == 0 else f"{left} of {whole[site]}")
         for site, left in found.widths.items()
         if left != whole[site]
     )
-    loss = f"loss: {found.loss:.4g} +- {found.loss_error:.2g} nats"
-    return Answer(value, (to_rich(Table(("site", "left"), rows)), *said, loss))
