@@ -55,7 +55,7 @@ def result_table(figures: Figures) -> Table:
 def decisions_table(figures: Figures) -> Table:
     """The plan, one row per site: units before and after, and the evidence for it."""
     return _made(
-        lambda: Table(("site", "units kept", "loss of this choice alone"), tuple(map(_decision, figures["decisions"])))
+        lambda: Table(("site", "kept", "loss of this choice alone"), tuple(map(_decision, figures["decisions"])))
     )
 
 
