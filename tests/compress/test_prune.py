@@ -272,3 +272,10 @@ def test_what_is_wrong_is_named(network, source):
         prune(wide_network().to("meta"), source, macs="50%")
     with pytest.raises(RangeError, match="at least 2 images"):
         prune(network, noise_source(count=1, image_shape=(1, 12, 12), seed=0), macs="50%", step=4)
+
+
+def test_every_stage_is_told_before_it_begins(network, source):
+    told = []
+    prune(network, source, macs="60%", step=4, compensate=False, on_event=told.append)
+    assert [(one.stage, one.step) for one in told[:2]] == [("ranking units", 0), ("ranking units", 1)]
+    assert told[2].stage.startswith("measuring options on")

@@ -28,7 +28,7 @@ from reverie.core.budget import Budget, read_budgets
 from reverie.core.counts import check_counts
 from reverie.core.edit import Record
 from reverie.core.errors import BudgetInfeasible
-from reverie.core.events import Listener, silent
+from reverie.core.events import Event, Listener, silent
 from reverie.core.network import ImageNetwork, as_network
 from reverie.core.source import Source
 from reverie.cost.backend import Backend
@@ -201,7 +201,10 @@ def _studied(
     on_event: Listener,
 ) -> Study:
     """Evidence of the last round; those before it lead towards the limits, exponentially."""
+    # Minutes in a large network, of which a kind of evidence says nothing by itself.
+    on_event(Event("ranking units", 0, 1))
     scores = {group: one.value for group, one in work.importance(work.network, work.structure, work.source).items()}
+    on_event(Event("ranking units", 1, 1))
     around: Mapping[str, int] = {}
     turn = 0
     while True:
