@@ -55,3 +55,25 @@ class Drawing(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         return torch.sigmoid(self.map(codes.flatten(1))).view(-1, 1, 4, 4)
+
+
+class ReadTogether(nn.Module):
+    """A block whose last layer reads several groups, all of which a bypass takes along."""
+
+    def __init__(self, *, channels: int, width: int, parts: int, inner: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.block, self.linear = _Around(width, parts, inner), nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.block(self.stem(x).relu()).relu().mean((2, 3)))
+
+
+class _Around(nn.Module):
+    def __init__(self, width: int, parts: int, inner: int) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Conv2d(width, inner, 3, padding=1) for _ in range(parts))
+        self.last = nn.Conv2d(parts * inner, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.last(torch.cat([part(x).relu() for part in self.parts], 1))

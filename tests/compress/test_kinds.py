@@ -19,6 +19,7 @@ from reverie.cost.count import count
 from reverie.cost.layer_graph import LayerShape
 from reverie.graph import probe
 from reverie.zoo.networks import CifarResNet
+from tiny_networks import ReadTogether
 
 SHAPE = (3, 12, 12)
 EXAMPLE = torch.linspace(-1, 1, 2 * 3 * 12 * 12).view(2, *SHAPE)
@@ -86,29 +87,9 @@ def test_a_rank_costs_what_it_is_foretold_alone_and_beside_a_width(found):
     assert tried == 12
 
 
-class Wide(nn.Module):
-    """A block whose last layer reads several groups, all of which a bypass takes along."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.block, self.linear = nn.Conv2d(3, 32, 3, padding=1), Around(), nn.Linear(32, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.block(self.stem(x).relu()).relu().mean((2, 3)))
-
-
-class Around(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts, self.last = nn.ModuleList(nn.Conv2d(32, 32, 3, padding=1) for _ in range(2)), nn.Conv2d(64, 32, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.last(torch.cat([part(x).relu() for part in self.parts], 1))
-
-
 def test_a_bypass_takes_a_layer_and_its_rank_away_once():
     torch.manual_seed(0)
-    body = Wide().eval()
+    body = ReadTogether(channels=3, width=32, parts=2, inner=32).eval()
     structure = probe(body, EXAMPLE)
     sites = find_sites(structure, step=16, more=offered(["rank"], body, structure, EXAMPLE))
     inner = [site for site in sites.widths if site in sites.branch_of]

@@ -4,7 +4,6 @@ import itertools
 
 import pytest
 import torch
-from torch import nn
 
 from reverie.compress.allocator import allocate
 from reverie.compress.latencies import bytes_at, layer_shape, macs_at
@@ -15,6 +14,7 @@ from reverie.core.network import ImageNetwork
 from reverie.cost.count import count
 from reverie.graph import probe
 from reverie.zoo.networks import CifarResNet, CifarVGG
+from tiny_networks import ReadTogether
 
 
 def resnet() -> ImageNetwork:
@@ -94,28 +94,8 @@ def test_a_bypassed_block_costs_nothing_and_its_groups_go_together():
     assert problem.whole("macs") - bypassed == inside
 
 
-class ReadTogether(nn.Module):
-    """A block whose last layer reads several groups, all of which a bypass takes along."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.block, self.linear = nn.Conv2d(1, 8, 3, padding=1), Around(), nn.Linear(8, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.block(self.stem(x).relu()).relu().mean((2, 3)))
-
-
-class Around(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts, self.last = nn.ModuleList(nn.Conv2d(8, 4, 3, padding=1) for _ in range(3)), nn.Conv2d(12, 8, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.last(torch.cat([part(x).relu() for part in self.parts], 1))
-
-
 def test_a_bypass_takes_a_layer_of_many_widths_away_once():
-    structure = probe(ReadTogether().eval(), torch.zeros(2, 1, 12, 12))
+    structure = probe(ReadTogether(channels=1, width=8, parts=3, inner=4).eval(), torch.zeros(2, 1, 12, 12))
     sites = find_sites(structure, step=4)
     inner = [site for site in sites.widths if site in sites.branch_of]
     assert len(inner) == 3

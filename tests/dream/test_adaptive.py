@@ -139,6 +139,7 @@ def test_the_loop_with_and_without_a_folder(small_net: nn.Module, tmp_path: Path
     assert [one.dreams + one.repeats for one in kept.rounds] == [6, 4, 4]
     assert kept.rounds[0].student_agrees is None
     assert all(0 <= one.student_agrees <= 1 for one in kept.rounds[1:] if one.student_agrees is not None)
+    assert [one["steps"] for one in kept.pool.config["joined"]] == [3, 3, 3]
     names = [part["name"] for part in kept.pool.config["joined"][1]["term"]]
     assert "disagreement" in names
     assert "disagreement" not in [part["name"] for part in kept.pool.config["joined"][0]["term"]]

@@ -1,6 +1,7 @@
 """Teaching from one end to the other: the table is true, the folder goes on after a kill, wrong input is a sentence."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from reverie.core.events import Event
 from reverie.core.network import ImageNetwork, Origin
 from reverie.core.rng import preserved_rng
 from reverie.core.source import Source, noise_source
+from reverie.distill import distill
 from reverie.dream import dream
 from reverie.metrics import agreement, predict
 from reverie.teach import Taught, adaptive_route, generator_route, pixel_route, start_student, teach
@@ -61,6 +63,23 @@ def test_the_table_has_every_kind_of_lessons_and_says_what_the_last_step_reached
     assert found.difference.difference == pytest.approx(
         found.network_accuracy.value - found.teacher_accuracy.value  # type: ignore[union-attr]
     )
+
+
+def test_as_many_real_images_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    taught: list[Source] = []
+
+    def heard(teacher: nn.Module, student: nn.Module, images: Source, **named: Any) -> Any:
+        taught.extend([images] if images.name.startswith("real") else [])
+        return distill(teacher, student, images, **named)
+
+    monkeypatch.setattr(sys.modules["reverie.teach.teach"], "distill", heard)
+    real = Source("real", noise_source(count=300, image_shape=IMAGE_SHAPE, seed=9).images)
+    for seed in (0, 0, 1):
+        run(control=False, real=real, seed=seed, teach_steps=2)
+    first, again, other = (one.images for one in taught)
+    assert len(first) == len(other) == 86
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_student(tmp_path: Path) -> None:
