@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from reverie.compress.importance import reconstruction_scores
-from reverie.compress.layer_reading import rows_read
 from reverie.compress.ridge import refit
 from reverie.core.errors import RangeError
 from reverie.core.network import ImageNetwork
@@ -54,6 +54,13 @@ def in_turn(x, y, columns):
     )
 
 
+def unfolded(layer, x):
+    """What a layer's weights and bias multiply, row by row."""
+    if isinstance(layer, nn.Conv2d):
+        x = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride).transpose(1, 2).flatten(0, 1)
+    return torch.cat([x, torch.ones(len(x), 1)], 1).double()
+
+
 @pytest.mark.parametrize(
     ("make", "group", "reader", "taps"), [(linear, "1", 3, 1), (convolutional, "0", 2, 9), (convolutional, "2", 5, 4)]
 )
@@ -64,7 +71,7 @@ def test_scores_are_the_errors_of_least_squares(make, group, reader, taps):
     with torch.no_grad():
         before = network.body[:reader]((SOURCE.floats() - network.mean) / network.std)
         layer = network.body[reader]
-        x = rows_read(layer, before).flatten(0, 1).double()
+        x = unfolded(layer, before)
         weight = torch.cat([layer.weight.flatten(1), layer.bias[:, None]], 1).double()
     units = len(found.value)
     columns = [range(unit * taps, (unit + 1) * taps) for unit in range(units)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from reverie.core.errors import ReferenceNotFound, ShapeError
 
-__all__ = ["Reading", "select_layers", "tap"]
+__all__ = ["Reading", "first_tensor", "select_layers", "tap"]
 
 NAMES_SHOWN = 12
 
@@ -101,7 +101,7 @@ def tap(model: nn.Module, at: Selector) -> Iterator[Mapping[str, Reading]]:
 
     def reader(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
         def read(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:  # noqa: ANN401  any module's output
-            seen[name] = Reading(_first_tensor((*inputs, *named.values()), name), output)
+            seen[name] = Reading(first_tensor((*inputs, *named.values()), name), output)
 
         return read
 
@@ -115,7 +115,21 @@ def tap(model: nn.Module, at: Selector) -> Iterator[Mapping[str, Reading]]:
             handle.remove()
 
 
-def _first_tensor(values: tuple[Any, ...], layer: str) -> Tensor:
+def first_tensor(values: tuple[Any, ...], layer: str) -> Tensor:
+    """What a layer is said to read: the first tensor among what it was given, by place and then by name.
+
+    Args:
+        values: What it was given.
+        layer: Its name, for the message.
+
+    Raises:
+        ShapeError: There is none.
+
+    Example:
+        >>> import torch
+        >>> first_tensor((None, torch.ones(2)), "fc")
+        tensor([1., 1.])
+    """
     for value in values:
         if isinstance(value, Tensor):
             return value

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor
 
 from reverie.compress.importance.scored import Scored
-from reverie.compress.layer_reading import check_fit, fits, fittable, read_layers, rows_read
+from reverie.compress.layer_reading import check_fit, drawn_rows, fits, fittable, read_layers
 from reverie.core.events import Event, Listener, silent
 from reverie.core.modes import frozen
 from reverie.core.network import ImageNetwork
-from reverie.core.rng import generator
 from reverie.core.source import Source
 from reverie.graph.structure import Group, Structure
 
@@ -88,12 +87,12 @@ def reconstruction_scores(
     for index, batch in enumerate(batches):
         with frozen(network), torch.no_grad():
             seen = read_layers(network, names, batch.to(network.mean.device))
-        for name, (x, _) in seen.items():
-            rows = rows_read(fittable(network, name), x)
-            pick = torch.randperm(rows.shape[1], generator=generator(seed, "positions", name, index))[:positions]
-            picked = rows[:, pick.to(rows.device)].flatten(0, 1).double()
-            moments[name] = moments.get(name, 0) + (picked.T @ picked).cpu()
-            counts[name] = counts.get(name, 0) + len(picked)
+        for name, (x, output) in seen.items():
+            layer = fittable(network, name)
+            inputs, _ = drawn_rows(layer, x, output, most=positions, seed=seed, name=name, index=index)
+            inputs = inputs.double()
+            moments[name] = moments.get(name, 0) + (inputs.T @ inputs).cpu()
+            counts[name] = counts.get(name, 0) + len(inputs)
     made = {}
     judged = [group for group in structure.free if readers[group.name]]
     for done, group in enumerate(judged, start=1):
