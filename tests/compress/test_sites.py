@@ -13,6 +13,7 @@ from reverie.core.errors import RangeError
 from reverie.core.network import ImageNetwork
 from reverie.cost.count import count
 from reverie.graph import probe
+from reverie.graph.structure import Group, Slice, Structure
 from reverie.zoo.networks import CifarResNet, CifarVGG
 from tiny_networks import ReadTogether
 
@@ -134,3 +135,19 @@ def test_a_layer_shape_keeps_what_the_runtime_fuses():
     assert not layer_shape(first, 8, 4, 1).adds
     assert layer_shape(second, 4, 8, 1).adds
     assert layer_shape(second, 4, 8, 1).macs == macs_at(second, 4, 8, 1)
+
+
+@pytest.mark.parametrize(("step", "widths"), [(16, (6, 5, 4, 3, 2, 1)), (64, (6, 5, 4, 3, 2, 1)), (128, (6, 4, 2))])
+def test_heads_are_counted_by_their_channels(step, widths):
+    heads = Slice("attn.qkv.weight", 0, units=6, offset=0, block=64, outer=((3, 384),), role="produce")
+    read = Slice("attn.proj.weight", 1, units=6, offset=0, block=64, outer=(), role="consume")
+    group = Group("attn.qkv", 6, (heads, read), (), ("attn.qkv",), ("attn.proj",))
+    assert find_sites(Structure((group,), (), (), (), {}, {}), step=step).widths == {"attn.qkv": widths}
+
+
+def test_no_width_is_offered_that_a_group_may_not_have():
+    structure = probe(vgg().body, torch.zeros(1, 1, 12, 12)).constraining(multiple=3)
+    widths = find_sites(structure, step=4).widths
+    assert {width for options in widths.values() for width in options[1:]} == set()
+    narrower = find_sites(structure, step=1).widths
+    assert {width % 3 for options in narrower.values() for width in options[1:]} == {0}

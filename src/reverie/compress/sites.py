@@ -141,8 +141,9 @@ def find_sites(
 
     Args:
         structure: From `probe`, certified.
-        step: Widths worth choosing are its multiples: a runtime that computes channels in blocks of 16 runs 17 to 32
-            channels in the same time.
+        step: Widths worth choosing are its multiples, in channels: a runtime that computes them in blocks of 16 runs 17
+            to 32 in the same time. Units of several channels each, such as the heads of an attention, are counted by
+            those.
         least: Units a group keeps at least, unless its block is bypassed.
         most: Widths per site at most, the full one included, evenly spread over the multiples of `step`; None is all.
             Two hundred widths of two thousand channels differ by less than what can be measured.
@@ -162,13 +163,20 @@ def find_sites(
             branch_of.update((group, branch) for group in branch.groups)
     widths = {}
     for group in structure.groups:
-        narrower = range((group.units - 1) // step * step, 0, -step) if group.frozen is None else ()
-        options = (group.units, *_spread([width for width in narrower if width >= least], most))
+        options = (group.units, *_spread(_narrower(group, step, least), most))
         if group.name in branch_of:
             options += (BYPASS,)
         if len(options) > 1:
             widths[group.name] = options
     return Sites(structure, {**widths, **(more or {})}, branch_of)
+
+
+def _narrower(group: Group, step: int, least: int) -> list[int]:
+    """Multiples of the step below the full width that the group may have."""
+    if group.frozen is not None:
+        return []
+    step = max(1, step // min((one.block for one in group.slices if one.role == "produce"), default=1))
+    return [width for width in range((group.units - 1) // step * step, least - 1, -step) if width in group.counts]
 
 
 def _spread(widths: Sequence[int], most: int | None) -> list[int]:
