@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from train import augment
 
 from reverie.bench.dream_data import DATA, cifar_images, cifar_judge
-from reverie.bench.vision_transformer import CIFAR_DEIT, cifar_deit
+from reverie.bench.vision_transformer import CIFAR_DEIT, cifar_shape
 from reverie.core.network import ImageNetwork
 
 EPOCHS, BATCH, PEAK, DECAY, SHIFT, DROPPED, TEMPERATURE, SEED = 11, 128, 1e-3, 0.05, 3, 0.5, 4.0, 0
@@ -49,7 +49,7 @@ def train(checkpoint: Path) -> ImageNetwork:
     if labels is None:
         raise ValueError("the training images need labels")
     torch.manual_seed(SEED)
-    student = cifar_deit(patch_drop_rate=DROPPED).train()
+    student = cifar_shape(patch_drop_rate=DROPPED).train()
     dropping = student.body.patch_drop
     adam = torch.optim.AdamW(student.parameters(), lr=PEAK, weight_decay=DECAY)
     per_epoch = len(labels) // BATCH

@@ -6,7 +6,7 @@ from reverie.bench.choose import CHOOSE
 from reverie.bench.evidence import COMPARED, oracle_data
 from reverie.bench.figure import Measured, run_bench
 from reverie.bench.pruned_detector import Joined, loss_scores
-from reverie.bench.vision_transformer import without_training
+from reverie.bench.vision_transformer import KINDS, without_training
 from reverie.bench.when_to_prune import Setting, when_to_prune
 from reverie.core.events import silent
 from reverie.core.network import ImageNetwork
@@ -77,17 +77,13 @@ def test_a_transformer_loses_units_and_heads_of_every_block():
     body = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_heads=4, **size)
     network = ImageNetwork(body, image_shape=(1, 12, 12)).eval()
     images = noise_source(count=24, image_shape=(1, 12, 12), seed=0)
-    found = without_training("tiny", network, images, images, on_event=silent)
-    assert {name.removeprefix("tiny-") for name in found} == {
-        "gain",
-        "ours",
-        "magnitude",
-        "ranking-alone",
-        "taylor-refitted",
-        "magnitude-refitted",
-    }
-    assert found["tiny-gain"].value == pytest.approx(100 * (found["tiny-ours"].value - found["tiny-magnitude"].value))
-    assert found["tiny-ours"].value >= found["tiny-ranking-alone"].value
+    found = without_training("tiny", network, images, images, dreams=8, dream_steps=2, on_event=silent)
+    assert found.keys() == {"tiny-gain", "tiny-gain-from-dreams", *(f"tiny-{kind}" for kind in KINDS)}
+    value = {name.removeprefix("tiny-"): one.value for name, one in found.items()}
+    theirs = max(value["magnitude"], value["magnitude-overall"])
+    assert value["gain"] == pytest.approx(100 * (value["ours"] - theirs))
+    assert value["gain-from-dreams"] == pytest.approx(100 * (value["from-dreams"] - theirs))
+    assert value["ours"] >= value["not-refitted"]
 
 
 def test_the_other_library_is_compared_with_in_the_folder_that_was_named(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from reverie.bench.evidence import COMPARED, SUBJECTS, spearman
 from reverie.bench.figure import Ask, Job, Question, at_least, at_most
 from reverie.bench.predictions import budgets_met, predictions, table_time
 from reverie.bench.pruned_detector import pruned_detector
-from reverie.bench.vision_transformer import deit, small_transformer
+from reverie.bench.vision_transformer import KINDS, cifar_deit, deit, small_transformer
 from reverie.bench.when_to_prune import when_to_prune
 
 __all__ = ["CHOOSE"]
@@ -21,9 +21,9 @@ def _beside(*names: str, unit: str) -> tuple[Question, ...]:
     return tuple(_asked(name, unit, None) for name in names)
 
 
-def _transformer(name: str) -> tuple[Question, ...]:
-    kinds = ("ours", "magnitude", "ranking-alone", "taylor-refitted", "magnitude-refitted")
-    return _beside(*(f"{name}-{kind}" for kind in kinds), unit="share")
+def _transformer(name: str, ask: Ask | None) -> tuple[Question, ...]:
+    shares = _beside(*(f"{name}-{kind}" for kind in KINDS), unit="share")
+    return (_asked(f"{name}-gain", "points", ask), _asked(f"{name}-gain-from-dreams", "points", None), *shares)
 
 
 # The paper's figure is asked of its own criteria; the others are read beside them.
@@ -108,15 +108,10 @@ CHOOSE: tuple[Job, ...] = (
         against_torch_pruning,
         against_torch_pruning,
     ),
+    Job(_transformer("deit", at_least(30)), deit),
+    Job(_transformer("cifar-deit", at_least(30)), cifar_deit),
     # What magnitude loses of a transformer of six blocks is less than 30 points: beside, and nothing is asked of it.
-    Job((_asked("deit-gain", "points", at_least(30)), *_transformer("deit")), deit),
-    Job(
-        (
-            *_beside("small-transformer-gain", unit="points"),
-            *_transformer("small-transformer"),
-        ),
-        small_transformer,
-    ),
+    Job(_transformer("small-transformer", None), small_transformer),
     Job(
         (
             _asked("epi-distance", "epochs", at_most(3)),

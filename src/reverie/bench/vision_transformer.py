@@ -1,59 +1,93 @@
 """A vision transformer that loses 30 % of its MLP units and heads, without training: what compensation is worth.
 
-Ours: units ranked on 1,000 unlabeled images by what no refit gives back, each layer refitted to what it gave before.
-Beside it: units ranked by magnitude, no compensation; either ranking without and with it; Taylor scores. All take the
-same number from every layer, and are judged by how often they agree with the whole network on images that none saw.
+Ours: units ranked by what no refit gives back, as many taken from each layer as loses least over all of them together,
+each layer refitted to what it gave before; from 1,000 unlabeled images, from dreams, and from noise as the control.
+Beside it: the parts alone, and units ranked by magnitude, as many from each layer or the smallest of all. All take the
+same number of MLP units and of heads in total, and are judged by how often they agree with the whole network on images
+that none saw. The gain is paired, image by image, over the better of the two by magnitude.
 
-DeiT-tiny is read from the folder `data`: `deit_tiny_patch16_224.safetensors`, timm's weights, and
-`imagenet-224.npz`, with `images` uint8 (n, 3, 224, 224) and `labels`. A small transformer of the same kind is trained
-here on the embedded test set.
+Three networks. DeiT-tiny itself is read from the folder `data`: `deit_tiny_patch16_224.safetensors`, timm's weights,
+and `imagenet-224.npz`, with `images` uint8 (n, 3, 224, 224) and `labels`. One of its shape for CIFAR-10 is read from
+there too, after `python experiments/zoo/transformer.py` has trained it. A smaller one is trained here, on the embedded
+test set.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reverie.bench.dream_data import DATA
+from reverie.bench.dream_data import DATA, cifar_images
 from reverie.bench.figure import Measured
-from reverie.compress.importance import Scored, gate_scores, magnitude_scores, reconstruction_scores
+from reverie.compress.allocator import Option, Site, allocate
+from reverie.compress.evidence import option_losses
+from reverie.compress.importance import Scored, magnitude_scores, reconstruction_scores
 from reverie.compress.ridge import refit
+from reverie.compress.sites import Sites
 from reverie.core.errors import MissingExtra, ReferenceNotFound
 from reverie.core.events import Event, Listener
 from reverie.core.network import ImageNetwork
 from reverie.core.rng import generator, preserved_rng
-from reverie.core.source import Source
+from reverie.core.source import Source, noise_source
+from reverie.dream import dream
 from reverie.graph import certify, cut, probe
 from reverie.graph.structure import Group, Structure
-from reverie.metrics.classify import agreement
+from reverie.metrics.classify import paired_difference, share
 from reverie.metrics.evaluate import predict
 from reverie.zoo.datasets import folder_source, test_set
 
-__all__ = ["CIFAR_DEIT", "cifar_deit", "deit", "small_transformer", "without_training"]
+__all__ = [
+    "CIFAR_DEIT",
+    "KINDS",
+    "cifar_deit",
+    "cifar_shape",
+    "deit",
+    "small_transformer",
+    "without_training",
+]
 
 REMOVED, UNLABELED, JUDGED = 0.3, 1000, 2000
+# Parts of its units that a group may keep; between them losses hardly differ.
+EIGHTHS = range(8, 0, -1)
+KINDS = (
+    "ours",
+    "from-dreams",
+    "from-noise",
+    "evenly",
+    "not-refitted",
+    "magnitude",
+    "magnitude-overall",
+    "magnitude-refitted",
+)
 # Of the small transformer's training, on one core about three minutes.
 STEPS, BATCH = 700, 64
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR_DEIT = "cifar10_deit_tiny.safetensors"
 
+Kept = Mapping[str, tuple[int, ...]]
+
 
 def deit(on_event: Listener) -> Mapping[str, Measured]:
     """The figures of DeiT-tiny on ImageNet."""
-    weights, images = DATA / "deit_tiny_patch16_224.safetensors", DATA / "imagenet-224.npz"
-    for path in (weights, images):
-        if not path.exists():
-            raise ReferenceNotFound(f"needs {path}, which is not here; see reverie.bench.vision_transformer")
-    every = folder_source(images, image_shape=(3, 224, 224))
+    body = _timm("deit_tiny_patch16_224", _present("deit_tiny_patch16_224.safetensors"))
+    every = folder_source(_present("imagenet-224.npz"), image_shape=(3, 224, 224))
     seen = min(UNLABELED, len(every) // 2)
-    network = ImageNetwork(_timm("deit_tiny_patch16_224", weights), image_shape=(3, 224, 224), mean=MEAN, std=STD)
+    network = ImageNetwork(body, image_shape=(3, 224, 224), mean=MEAN, std=STD)
     parts = Source("real", every.images[:seen]), Source("real", every.images[seen : seen + JUDGED])
     return without_training("deit", network.eval(), *parts, on_event=on_event)
 
 
-def cifar_deit(weights: Path | None = None, **arguments: object) -> ImageNetwork:
+def cifar_deit(on_event: Listener) -> Mapping[str, Measured]:
+    """The same figures of a transformer of DeiT-tiny's shape on CIFAR-10."""
+    network = cifar_shape(_present(CIFAR_DEIT))
+    unlabeled, judged = (cifar_images(part).images[:count] for part, count in (("train", UNLABELED), ("test", JUDGED)))
+    return without_training("cifar-deit", network, Source("real", unlabeled), Source("real", judged), on_event=on_event)
+
+
+def cifar_shape(weights: Path | None = None, **arguments: object) -> ImageNetwork:
     """A network of DeiT-tiny's shape (12 blocks, 192 dimensions, three heads) for CIFAR-10, patches of 4 x 4 pixels."""
     body = _timm("deit_tiny_patch16_224", weights, img_size=32, patch_size=4, num_classes=10, **arguments)
     return ImageNetwork(body, image_shape=(3, 32, 32), mean=MEAN, std=STD).eval()
@@ -84,57 +118,141 @@ def small_transformer(on_event: Listener) -> Mapping[str, Measured]:
 
 
 def without_training(
-    name: str, network: ImageNetwork, unlabeled: Source, judged: Source, *, on_event: Listener
+    name: str,
+    network: ImageNetwork,
+    unlabeled: Source,
+    judged: Source,
+    *,
+    dreams: int = 256,
+    dream_steps: int = 60,
+    on_event: Listener,
 ) -> Mapping[str, Measured]:
-    """Agreement with the whole network, of ours, of magnitude pruning, and of each half of ours."""
+    """Agreement with the whole network, of ours, of magnitude pruning, and of each part of ours.
+
+    Dreams are as many, of as many steps, as `reverie prune` takes where nothing is said.
+    """
     example = torch.zeros(2, *network.image_shape)
     structure = certify(network.body, probe(network.body, example), example)
-    count = len(unlabeled)
-    ours = _kept(structure, reconstruction_scores(network, structure, unlabeled, images=count, on_event=on_event))
-    slopes = _kept(structure, gate_scores(network, structure, unlabeled, images=count, batch_size=1, on_event=on_event))
-    theirs = _kept(structure, magnitude_scores(network, structure))
-    answers = predict(network, judged)
+    answers = predict(network, judged).argmax(1)
 
-    def agreeing(kept: Mapping[str, tuple[int, ...]], *, compensate: bool) -> Measured:
+    def agreeing(kept: Kept, images: Source | None = None) -> Tensor:
         body, record = cut(network.body, structure, kept)
         student = network.with_body(body)
-        if compensate:
-            student = refit(network, student, record, unlabeled, images=count, on_event=on_event)
-        share = agreement(predict(student, judged), answers)
-        return Measured(share.value, (share.low, share.high), "95 % interval")
+        if images is not None:
+            student = refit(network, student, record, images, images=len(images), on_event=on_event)
+        return predict(student, judged).argmax(1) == answers
 
-    found = {
-        f"{name}-ours": agreeing(ours, compensate=True),
-        f"{name}-magnitude": agreeing(theirs, compensate=False),
-        f"{name}-ranking-alone": agreeing(ours, compensate=False),
-        f"{name}-taylor-refitted": agreeing(slopes, compensate=True),
-        f"{name}-magnitude-refitted": agreeing(theirs, compensate=True),
+    def ranked(images: Source) -> Mapping[str, Scored]:
+        return reconstruction_scores(network, structure, images, images=len(images), on_event=on_event)
+
+    def ours(images: Source) -> Kept:
+        return _at_least_loss(network, structure, ranked(images), images, on_event)
+
+    magnitude, chosen = magnitude_scores(network, structure), ours(unlabeled)
+    dreamed = Source("dreams", dream(network, count=dreams, steps=dream_steps, on_event=on_event).images)
+    noise = noise_source(count=dreams, image_shape=network.image_shape, seed=0)
+    each = {
+        "ours": agreeing(chosen, unlabeled),
+        "from-dreams": agreeing(ours(dreamed), dreamed),
+        "from-noise": agreeing(ours(noise), noise),
+        "evenly": agreeing(_evenly(structure, ranked(unlabeled)), unlabeled),
+        "not-refitted": agreeing(chosen),
+        "magnitude": agreeing(_evenly(structure, magnitude)),
+        "magnitude-overall": agreeing(_overall(structure, magnitude)),
+        "magnitude-refitted": agreeing(_evenly(structure, magnitude), unlabeled),
     }
-    gain = 100 * (found[f"{name}-ours"].value - found[f"{name}-magnitude"].value)
-    return {f"{name}-gain": Measured(gain), **found}
+    shares = {kind: share(int(right.sum()), len(right)) for kind, right in each.items()}
+    found = {
+        f"{name}-{kind}": Measured(one.value, (one.low, one.high), "95 % interval") for kind, one in shares.items()
+    }
+    theirs = max(("magnitude", "magnitude-overall"), key=lambda kind: shares[kind].value)
+    for gain, mine in (("gain", "ours"), ("gain-from-dreams", "from-dreams")):
+        paired = paired_difference(each[mine], each[theirs])
+        spread = 100 * paired.low, 100 * paired.high
+        found[f"{name}-{gain}"] = Measured(100 * paired.difference, spread, "95 % interval, paired")
+    return found
 
 
-def _kept(structure: Structure, scores: Mapping[str, Scored]) -> dict[str, tuple[int, ...]]:
+def _evenly(structure: Structure, scores: Mapping[str, Scored]) -> Kept:
     """The best 70 % of the units of every MLP and of the heads of every block; at least one each."""
+    return {group.name: _best(scores[group.name], _share_of(group)) for kind in _kinds(structure) for group in kind}
+
+
+def _overall(structure: Structure, scores: Mapping[str, Scored]) -> Kept:
+    """As many MLP units and heads as `_evenly` keeps, the best of all blocks; at least one each."""
     kept = {}
-    for group in structure.free:
-        if _is_hidden(group) or _is_heads(group):
-            count = max(group.units - round(REMOVED * group.units), 1)
-            best = scores[group.name].value.argsort(descending=True, stable=True)[:count]
-            kept[group.name] = tuple(sorted(best.tolist()))
-    if not kept:
-        raise ReferenceNotFound(f"no MLP and no heads are among the groups {[one.name for one in structure.free]}")
+    for kind in _kinds(structure):
+        floors = [scores[group.name].value.max() for group in kind]
+        rest = (
+            torch.cat([scores[group.name].value.sort(descending=True).values[1:] for group in kind])
+            .sort(descending=True)
+            .values
+        )
+        count = sum(map(_share_of, kind)) - len(floors)
+        least = rest[count - 1] if count else math.inf
+        for group in kind:
+            kept[group.name] = _best(scores[group.name], max(1, int((scores[group.name].value >= least).sum())))
     return kept
 
 
-def _is_hidden(group: Group) -> bool:
-    return group.name.endswith("mlp.fc1")
+def _at_least_loss(
+    network: ImageNetwork, structure: Structure, scores: Mapping[str, Scored], images: Source, on_event: Listener
+) -> Kept:
+    """As many MLP units and heads as `_evenly` keeps at most, of every block as many as loses least in all."""
+    kinds = dict(zip(("hidden", "heads"), _kinds(structure), strict=True))
+    values = {name: scored.value for name, scored in scores.items()}
+    widths = {
+        group.name: tuple(dict.fromkeys(math.ceil(group.units * part / 8) for part in EIGHTHS))
+        for kind in kinds.values()
+        for group in kind
+    }
+    sites = Sites(structure, widths, {})
+    losses, _ = option_losses(network, sites, values, images, on_event=on_event)
+    choices = [
+        Site(
+            group.name,
+            tuple(
+                Option(str(width), losses.get((group.name, width), 0.0), {kind: float(width)})
+                for width in widths[group.name]
+            ),
+        )
+        for kind, groups in kinds.items()
+        for group in groups
+    ]
+    budgets = {kind: float(sum(map(_share_of, groups))) for kind, groups in kinds.items()}
+    chosen = allocate(choices, budgets=budgets).choice
+    return sites.plan({name: widths[name][option] for name, option in chosen.items()}, values).kept
+
+
+def _best(scored: Scored, count: int) -> tuple[int, ...]:
+    return tuple(sorted(scored.value.argsort(descending=True, stable=True)[:count].tolist()))
+
+
+def _share_of(group: Group) -> int:
+    return max(group.units - round(REMOVED * group.units), 1)
+
+
+def _kinds(structure: Structure) -> tuple[Sequence[Group], Sequence[Group]]:
+    """The groups of MLP units, and those of heads."""
+    hidden = [group for group in structure.free if group.name.endswith("mlp.fc1")]
+    heads = [group for group in structure.free if _is_heads(group)]
+    if not hidden or not heads:
+        raise ReferenceNotFound(f"no MLP or no heads are among the groups {[one.name for one in structure.free]}")
+    return hidden, heads
 
 
 def _is_heads(group: Group) -> bool:
-    """Whole heads: what the projection of an attention reads, several rows per unit."""
-    read = [one for one in group.slices if one.role == "consume" and one.tensor.endswith("attn.proj.weight")]
-    return bool(read) and all(len(one.rows([0])) > 1 for one in read)
+    """Whole heads: adjacent columns of what the projection of an attention reads, several per unit."""
+    return any(
+        one.role == "consume" and one.tensor.endswith("attn.proj.weight") and one.block > 1 for one in group.slices
+    )
+
+
+def _present(name: str) -> Path:
+    path = DATA / name
+    if not path.exists():
+        raise ReferenceNotFound(f"needs {path}, which is not here; see reverie.bench.vision_transformer")
+    return path
 
 
 def _timm(name: str, weights: Path | None, **arguments: object) -> nn.Module:
