@@ -6,8 +6,9 @@ from reverie.bench.choose import CHOOSE
 from reverie.bench.evidence import COMPARED, oracle_data
 from reverie.bench.figure import Measured, run_bench
 from reverie.bench.pruned_detector import Joined, loss_scores
-from reverie.bench.vision_transformer import KINDS, without_training
+from reverie.bench.vision_transformer import KINDS, kept_evenly, kept_overall, mlps_and_heads, without_training
 from reverie.bench.when_to_prune import Setting, when_to_prune
+from reverie.compress.importance import magnitude_scores
 from reverie.core.events import silent
 from reverie.core.network import ImageNetwork
 from reverie.core.source import noise_source
@@ -70,12 +71,34 @@ def test_scores_of_a_detector_are_zero_for_units_that_are_silent():
     assert (first[[0, 1, 3]] > 0).all()
 
 
-def test_a_transformer_loses_units_and_heads_of_every_block():
+def tiny_transformer():
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     size = {"img_size": 12, "patch_size": 4, "in_chans": 1, "num_classes": 5, "embed_dim": 24, "depth": 2}
     body = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_heads=4, **size)
-    network = ImageNetwork(body, image_shape=(1, 12, 12)).eval()
+    return ImageNetwork(body, image_shape=(1, 12, 12)).eval()
+
+
+def test_units_and_heads_are_taken_evenly_or_the_smallest_of_all():
+    network = tiny_transformer()
+    structure = probe(network.body, torch.zeros(2, 1, 12, 12))
+    hidden, heads = mlps_and_heads(structure)
+    assert [group.units for group in hidden] == [96, 96]
+    assert [group.units for group in heads] == [4, 4], "heads, and not their channels"
+    scores = magnitude_scores(network, structure)
+    evenly, overall = (kept(structure, scores) for kept in (kept_evenly, kept_overall))
+    assert {name: len(units) for name, units in evenly.items()} == dict.fromkeys(
+        [group.name for group in hidden], 67
+    ) | dict.fromkeys([group.name for group in heads], 3)
+    for kind in (hidden, heads):
+        values = torch.cat([scores[group.name].value for group in kind])
+        kept = torch.cat([scores[group.name].value[list(overall[group.name])] for group in kind])
+        assert len(kept) == sum(len(evenly[group.name]) for group in kind)
+        assert torch.equal(kept.sort().values, values.sort().values[-len(kept) :])
+
+
+def test_a_transformer_loses_units_and_heads_of_every_block():
+    network = tiny_transformer()
     images = noise_source(count=24, image_shape=(1, 12, 12), seed=0)
     found = without_training("tiny", network, images, images, dreams=8, dream_steps=2, on_event=silent)
     assert found.keys() == {"tiny-gain", "tiny-gain-from-dreams", *(f"tiny-{kind}" for kind in KINDS)}

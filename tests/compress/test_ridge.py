@@ -90,6 +90,8 @@ def test_numbers_out_of_range(heard):
     network = tiny_network()
     with pytest.raises(RangeError, match="ridge"):
         refit(network, network, Record(), tiny_source(), ridge=0.0)
+    with pytest.raises(RangeError, match="held_bytes must be at least 0, got -1"):
+        refit(network, network, Record(), tiny_source(), held_bytes=-1)
     student, record = shortened(network, {"block.inner": [0, 2, 4]})
     events, listen = heard
     refit(network, student, record, tiny_source(), on_event=listen)

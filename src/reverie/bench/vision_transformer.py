@@ -45,6 +45,9 @@ __all__ = [
     "cifar_deit",
     "cifar_shape",
     "deit",
+    "kept_evenly",
+    "kept_overall",
+    "mlps_and_heads",
     "small_transformer",
     "without_training",
 ]
@@ -155,11 +158,11 @@ def without_training(
         "ours": agreeing(chosen, unlabeled),
         "from-dreams": agreeing(ours(dreamed), dreamed),
         "from-noise": agreeing(ours(noise), noise),
-        "evenly": agreeing(_evenly(structure, ranked(unlabeled)), unlabeled),
+        "evenly": agreeing(kept_evenly(structure, ranked(unlabeled)), unlabeled),
         "not-refitted": agreeing(chosen),
-        "magnitude": agreeing(_evenly(structure, magnitude)),
-        "magnitude-overall": agreeing(_overall(structure, magnitude)),
-        "magnitude-refitted": agreeing(_evenly(structure, magnitude), unlabeled),
+        "magnitude": agreeing(kept_evenly(structure, magnitude)),
+        "magnitude-overall": agreeing(kept_overall(structure, magnitude)),
+        "magnitude-refitted": agreeing(kept_evenly(structure, magnitude), unlabeled),
     }
     shares = {kind: share(int(right.sum()), len(right)) for kind, right in each.items()}
     found = {
@@ -173,15 +176,17 @@ def without_training(
     return found
 
 
-def _evenly(structure: Structure, scores: Mapping[str, Scored]) -> Kept:
+def kept_evenly(structure: Structure, scores: Mapping[str, Scored]) -> Kept:
     """The best 70 % of the units of every MLP and of the heads of every block; at least one each."""
-    return {group.name: _best(scores[group.name], _share_of(group)) for kind in _kinds(structure) for group in kind}
+    return {
+        group.name: _best(scores[group.name], _share_of(group)) for kind in mlps_and_heads(structure) for group in kind
+    }
 
 
-def _overall(structure: Structure, scores: Mapping[str, Scored]) -> Kept:
-    """As many MLP units and heads as `_evenly` keeps, the best of all blocks; at least one each."""
+def kept_overall(structure: Structure, scores: Mapping[str, Scored]) -> Kept:
+    """As many MLP units and heads as `kept_evenly` keeps, the best of all blocks; at least one each."""
     kept = {}
-    for kind in _kinds(structure):
+    for kind in mlps_and_heads(structure):
         floors = [scores[group.name].value.max() for group in kind]
         rest = (
             torch.cat([scores[group.name].value.sort(descending=True).values[1:] for group in kind])
@@ -198,8 +203,8 @@ def _overall(structure: Structure, scores: Mapping[str, Scored]) -> Kept:
 def _at_least_loss(
     network: ImageNetwork, structure: Structure, scores: Mapping[str, Scored], images: Source, on_event: Listener
 ) -> Kept:
-    """As many MLP units and heads as `_evenly` keeps at most, of every block as many as loses least in all."""
-    kinds = dict(zip(("hidden", "heads"), _kinds(structure), strict=True))
+    """As many MLP units and heads as `kept_evenly` keeps at most, of every block as many as loses least in all."""
+    kinds = dict(zip(("hidden", "heads"), mlps_and_heads(structure), strict=True))
     values = {name: scored.value for name, scored in scores.items()}
     widths = {
         group.name: tuple(dict.fromkeys(math.ceil(group.units * part / 8) for part in EIGHTHS))
@@ -232,7 +237,7 @@ def _share_of(group: Group) -> int:
     return max(group.units - round(REMOVED * group.units), 1)
 
 
-def _kinds(structure: Structure) -> tuple[Sequence[Group], Sequence[Group]]:
+def mlps_and_heads(structure: Structure) -> tuple[Sequence[Group], Sequence[Group]]:
     """The groups of MLP units, and those of heads."""
     hidden = [group for group in structure.free if group.name.endswith("mlp.fc1")]
     heads = [group for group in structure.free if _is_heads(group)]
