@@ -148,17 +148,18 @@ def without_training(
     def ranked(images: Source) -> Mapping[str, Scored]:
         return reconstruction_scores(network, structure, images, images=len(images), on_event=on_event)
 
-    def ours(images: Source) -> Kept:
-        return _at_least_loss(network, structure, ranked(images), images, on_event)
+    def ours(images: Source, ranking: Mapping[str, Scored]) -> Kept:
+        return _at_least_loss(network, structure, ranking, images, on_event)
 
-    magnitude, chosen = magnitude_scores(network, structure), ours(unlabeled)
+    magnitude, ranking = magnitude_scores(network, structure), ranked(unlabeled)
+    chosen = ours(unlabeled, ranking)
     dreamed = Source("dreams", dream(network, count=dreams, steps=dream_steps, on_event=on_event).images)
     noise = noise_source(count=dreams, image_shape=network.image_shape, seed=0)
     each = {
         "ours": agreeing(chosen, unlabeled),
-        "from-dreams": agreeing(ours(dreamed), dreamed),
-        "from-noise": agreeing(ours(noise), noise),
-        "evenly": agreeing(kept_evenly(structure, ranked(unlabeled)), unlabeled),
+        "from-dreams": agreeing(ours(dreamed, ranked(dreamed)), dreamed),
+        "from-noise": agreeing(ours(noise, ranked(noise)), noise),
+        "evenly": agreeing(kept_evenly(structure, ranking), unlabeled),
         "not-refitted": agreeing(chosen),
         "magnitude": agreeing(kept_evenly(structure, magnitude)),
         "magnitude-overall": agreeing(kept_overall(structure, magnitude)),

@@ -2,7 +2,7 @@
 
 What for: layers that are fitted one after the other, each on what the layers before it give now, need passes up to
 every layer. Begun anew each time they cost the square of the depth. Here every batch's pass is a thread of its own
-that waits at each layer; one runs at a time, and no two at once.
+that waits at each layer; no two run at once.
 """
 
 import threading
